@@ -1,0 +1,1 @@
+int slipstream_build_info_placeholder;

@@ -1,0 +1,125 @@
+"""The one error tree. The native core raises these too and defines none of its own.
+
+    SlipstreamError
+    ├── InvalidRequestError (ValueError)     what a caller sent cannot be done; `param` names the field
+    │   ├── ContextLengthError               prompt longer than the context
+    │   ├── InvalidBatchError                a native batch breaks a rule of the context
+    │   ├── GrammarError                     a grammar that does not parse
+    │   └── TemplateError                    a chat template that does not parse or refuses the messages
+    ├── ModelNotFoundError (LookupError)     no such model
+    ├── ModelLoadError                       a file that is no usable model; `path` names it
+    ├── ContextCreateError                   the machine or the model refuses this context
+    ├── DecodeError                          a step failed
+    │   ├── NoKVSlotError                    no room in the KV cache; memory is as before the call
+    │   ├── DecodeAborted                    stopped by abort()
+    │   └── ComputeError                     the backend failed
+    ├── StateError                           a saved state that does not fit this model or context
+    ├── ClosedError                          use after close(), or in a forked child
+    ├── ContextBusyError                     two threads in one context
+    ├── QueueFullError                       more waiting requests than the configured limit
+    ├── EngineDiedError                      the engine process ended; the model is reloaded on the next request
+    └── ServerError                          the server cannot start or cannot be reached
+"""
+
+from __future__ import annotations
+
+
+class SlipstreamError(Exception):
+    """Root of every error Slipstream raises on purpose.
+
+    Args:
+        message: What was wrong, the value, the allowed range and what to do.
+        param: Name of the request field at fault, where there is one.
+    """
+
+    def __init__(self, message: str = "", *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequestError(SlipstreamError, ValueError):
+    """A caller sent something that cannot be done."""
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt does not fit the context."""
+
+
+class InvalidBatchError(InvalidRequestError):
+    """A batch breaks a rule of its context: token, position or sequence id out of range, or too many of them."""
+
+
+class GrammarError(InvalidRequestError):
+    """A grammar that does not parse."""
+
+
+class TemplateError(InvalidRequestError):
+    """A chat template that does not parse, or refuses these messages."""
+
+
+class ModelNotFoundError(SlipstreamError, LookupError):
+    """No model goes by that name."""
+
+
+class ModelLoadError(SlipstreamError):
+    """A file that is no usable model.
+
+    Args:
+        message: The cause.
+        path: The file.
+    """
+
+    def __init__(self, message: str = "", *, path: str = "", param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.path = path
+
+
+class ContextCreateError(SlipstreamError):
+    """The machine or the model refuses a context of this shape."""
+
+
+class DecodeError(SlipstreamError):
+    """A step failed."""
+
+
+class NoKVSlotError(DecodeError):
+    """No room in the KV cache for the batch; memory is as it was before the call."""
+
+
+class DecodeAborted(DecodeError):  # noqa: N818 - an outcome that was asked for, not a fault
+    """The step was stopped by abort(); parts of the batch may have been computed."""
+
+
+class ComputeError(DecodeError):
+    """The backend failed in the middle of a step."""
+
+
+class StateError(SlipstreamError):
+    """A saved state that does not fit this model or context."""
+
+
+class ClosedError(SlipstreamError):
+    """Use of an object after close(), or in a process forked from the one that made it."""
+
+
+class ContextBusyError(SlipstreamError):
+    """Two threads used one context at the same time."""
+
+
+class QueueFullError(SlipstreamError):
+    """More requests wait than the configured limit allows; try again later."""
+
+
+class EngineDiedError(SlipstreamError):
+    """The engine process ended in the middle of a request; the next request reloads the model."""
+
+
+class ServerError(SlipstreamError):
+    """The server cannot start (port taken, bad address) or cannot be reached."""
+
+
+def by_name(name: str) -> type[SlipstreamError]:
+    """Return the error class called `name`, SlipstreamError for an unknown one (errors that crossed a process)."""
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, SlipstreamError) else SlipstreamError

@@ -1,0 +1,104 @@
+"""The contract between the scheduler and whatever computes: one call per step, plain values in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slipstream.base.types import SamplingParams, TokenLogprob
+
+
+@dataclass(slots=True, frozen=True)
+class RunnerInfo:
+    """What a runner can hold.
+
+    Attributes:
+        num_kv_cells: Tokens the KV cache holds over all sequences.
+        max_num_seqs: Sequence ids are 0 … max_num_seqs - 1.
+        max_batch_tokens: Most tokens in one step.
+        max_sequence_length: Most tokens in one sequence.
+        can_trim: Whether a part of a sequence can be removed (false for recurrent memory).
+        num_vocab: Token ids are 0 … num_vocab - 1.
+    """
+
+    num_kv_cells: int
+    max_num_seqs: int
+    max_batch_tokens: int
+    max_sequence_length: int
+    can_trim: bool
+    num_vocab: int
+
+
+@dataclass(slots=True)
+class ScheduledSequence:
+    """One sequence's share of a step.
+
+    Attributes:
+        seq_id: Of the sequence.
+        start: Position of the first of `token_ids`; equals the tokens the sequence already has in the KV cache.
+        token_ids: To be computed in this step, at least one.
+        sample: Sample a token after the last of `token_ids`.
+    """
+
+    seq_id: int
+    start: int
+    token_ids: Sequence[int]
+    sample: bool
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What came out of a step; each list has one entry per sequence with `sample`, in the order scheduled.
+
+    Attributes:
+        token_ids: The sampled tokens.
+        pieces: Their bytes, b"" for control tokens.
+        is_eog: Whether the token ends a generation by the vocabulary's own word.
+        logprobs: Where the request asked for them, else None.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+    is_eog: list[bool] = field(default_factory=list)
+    logprobs: list[TokenLogprob | None] = field(default_factory=list)
+
+
+class ModelRunner(Protocol):
+    """Owns a model's context. Every call comes from the one engine thread, `interrupt` from any."""
+
+    info: RunnerInfo
+
+    def open_sequence(self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]) -> None:
+        """Give `seq_id` a fresh sampler that has seen `token_ids` (the prompt). Does not touch the KV cache.
+
+        Raises:
+            InvalidRequestError: the sampling parameters cannot be used with this model (GrammarError among them).
+        """
+
+    def close_sequence(self, seq_id: int) -> None:
+        """Drop the sampler of `seq_id`. Its KV cells stay."""
+
+    def trim(self, seq_id: int, num_tokens: int) -> bool:
+        """Keep the first `num_tokens` tokens of `seq_id` in the KV cache, 0 to clear it.
+
+        Returns:
+            False if this memory cannot remove a part; nothing has changed then. Clearing never fails.
+        """
+
+    def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
+        """Compute one batch and sample.
+
+        Raises:
+            NoKVSlotError: no room; memory is as before the call.
+            DecodeAborted: stopped by `interrupt`; sequences of this step must be rebuilt from their tokens.
+            ComputeError: the backend failed; likewise.
+        """
+
+    def interrupt(self) -> None:
+        """Stop the running step soon. Any thread."""
+
+    def close(self) -> None:
+        """Free the context. Idempotent."""
