@@ -122,7 +122,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def __post_init__(self) -> None:
         for name, (low, high) in _FLOAT_RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not low <= value <= high:  # NaN compares false
+            if (
+                not isinstance(value, (int, float)) or not low <= value <= high
+            ):  # NaN compares false
                 _out_of_range(name, value, low, high)
         for name, (low_int, high_int) in _INT_RANGES.items():
             value = getattr(self, name)
@@ -134,14 +136,20 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             _out_of_range("stop", f"{len(self.stop)} strings", 0, MAX_STOP_STRINGS)
         for stop in self.stop:
             if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_STRING_CHARS:
-                _out_of_range("stop", "a string of another length", 1, MAX_STOP_STRING_CHARS)
+                _out_of_range(
+                    "stop", "a string of another length", 1, MAX_STOP_STRING_CHARS
+                )
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
-            _out_of_range("logit_bias", f"{len(self.logit_bias)} entries", 0, MAX_LOGIT_BIAS)
+            _out_of_range(
+                "logit_bias", f"{len(self.logit_bias)} entries", 0, MAX_LOGIT_BIAS
+            )
         for bias in self.logit_bias.values():
             if math.isnan(bias) or bias == math.inf:
                 _out_of_range("logit_bias", bias, -math.inf, 3.4e38)
         if self.grammar is not None and len(self.grammar) > MAX_GRAMMAR_CHARS:
-            _out_of_range("grammar", f"{len(self.grammar)} characters", 0, MAX_GRAMMAR_CHARS)
+            _out_of_range(
+                "grammar", f"{len(self.grammar)} characters", 0, MAX_GRAMMAR_CHARS
+            )
 
 
 def _out_of_range(name: str, value: object, low: float, high: float) -> None:
@@ -286,3 +294,37 @@ class RequestFailed(msgspec.Struct, tag="failed", omit_defaults=True):
 
 
 Event = OutputDelta | RequestFailed
+
+
+class ModelInstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded model is and can hold.
+
+    Attributes:
+        path: The file it came from.
+        architecture: As the file says, e.g. llama or qwen2.
+        name: The file's own name for the model, "" where it gives none.
+        size_bytes: Of the file.
+        context_length: Tokens the KV cache holds, shared by all requests.
+        max_sequence_length: Most tokens of one request, prompt and output together.
+        trained_context_length: What the model was trained for, 0 where unknown.
+        parallel: Most requests that run at the same time.
+        max_waiting: Most further requests that wait.
+        num_vocab: Token ids are 0 … num_vocab - 1.
+        template_source: Where the prompt format comes from: model, config, affixes or fallback (ChatML).
+        load_s: Seconds the load took.
+        pid: Of the process that holds it.
+    """
+
+    path: str
+    architecture: str = ""
+    name: str = ""
+    size_bytes: int = 0
+    context_length: int = 0
+    max_sequence_length: int = 0
+    trained_context_length: int = 0
+    parallel: int = 0
+    max_waiting: int = 0
+    num_vocab: int = 0
+    template_source: str = "model"
+    load_s: float = 0.0
+    pid: int = 0
