@@ -122,9 +122,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def __post_init__(self) -> None:
         for name, (low, high) in _FLOAT_RANGES.items():
             value = getattr(self, name)
-            if (
-                not isinstance(value, (int, float)) or not low <= value <= high
-            ):  # NaN compares false
+            if not isinstance(value, (int, float)) or not low <= value <= high:  # NaN compares false
                 _out_of_range(name, value, low, high)
         for name, (low_int, high_int) in _INT_RANGES.items():
             value = getattr(self, name)
@@ -136,20 +134,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             _out_of_range("stop", f"{len(self.stop)} strings", 0, MAX_STOP_STRINGS)
         for stop in self.stop:
             if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_STRING_CHARS:
-                _out_of_range(
-                    "stop", "a string of another length", 1, MAX_STOP_STRING_CHARS
-                )
+                _out_of_range("stop", "a string of another length", 1, MAX_STOP_STRING_CHARS)
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
-            _out_of_range(
-                "logit_bias", f"{len(self.logit_bias)} entries", 0, MAX_LOGIT_BIAS
-            )
+            _out_of_range("logit_bias", f"{len(self.logit_bias)} entries", 0, MAX_LOGIT_BIAS)
         for bias in self.logit_bias.values():
             if math.isnan(bias) or bias == math.inf:
                 _out_of_range("logit_bias", bias, -math.inf, 3.4e38)
         if self.grammar is not None and len(self.grammar) > MAX_GRAMMAR_CHARS:
-            _out_of_range(
-                "grammar", f"{len(self.grammar)} characters", 0, MAX_GRAMMAR_CHARS
-            )
+            _out_of_range("grammar", f"{len(self.grammar)} characters", 0, MAX_GRAMMAR_CHARS)
 
 
 def _out_of_range(name: str, value: object, low: float, high: float) -> None:

@@ -44,9 +44,7 @@ def fan_out(spec: GenerationSpec, n: int) -> list[GenerationSpec]:
             seed = (sampling.seed + i) & MAX_SEED
             sampling = msgspec.structs.replace(sampling, seed=seed)
         # The engine reads the prompt once per request; only the first one echoes what it is told to.
-        copy = msgspec.structs.replace(
-            spec, request_id=f"{spec.request_id}-{i}", sampling=sampling
-        )
+        copy = msgspec.structs.replace(spec, request_id=f"{spec.request_id}-{i}", sampling=sampling)
         copies.append(copy)
     return copies
 
@@ -62,9 +60,7 @@ class OutputStream:
         model: Key of the model that answers.
     """
 
-    def __init__(
-        self, model: str, events: EventStream, index_of: dict[str, int]
-    ) -> None:
+    def __init__(self, model: str, events: EventStream, index_of: dict[str, int]) -> None:
         self.model = model
         self._events = events
         self._index_of = index_of
@@ -154,9 +150,7 @@ class Generation:
             raise
         return stream
 
-    async def collect(
-        self, model: str | None, spec: GenerationSpec
-    ) -> GenerationResult:
+    async def collect(self, model: str | None, spec: GenerationSpec) -> GenerationResult:
         """Run one request to its end. Cancelling the calling task aborts it.
 
         Raises:

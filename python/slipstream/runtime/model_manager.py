@@ -110,9 +110,7 @@ class ModelManager:
         """
         raise NotImplementedError
 
-    async def load_all(
-        self, progress: Callable[[str, float], None] | None = None
-    ) -> None:
+    async def load_all(self, progress: Callable[[str, float], None] | None = None) -> None:
         """Load every served model, one after another.
 
         Args:
