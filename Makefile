@@ -1,0 +1,101 @@
+# Two commands: `make run` builds and serves the demo model, `make test` runs every test. `make help` lists the rest.
+# Everything is made in .venv and build/; nothing is redone when nothing changed. V=1 shows what the tools print.
+
+PYTHON  ?= python3
+BACKEND ?= cpu# cpu, cuda, vulkan or metal
+ARGS    ?=# further arguments for serve or pytest: make run ARGS="--port 8080", make test ARGS="-k scheduler"
+HOST    ?= 127.0.0.1
+PORT    ?= 1234
+
+BIN    := .venv/bin
+STAMPS := .venv/stamps
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
+QUIET  := -qq --root-user-action=ignore
+SHOW   := $(PYTHON) cmake/progress.py
+# The name of the stamp tells the backend, so that another one is a new install.
+INSTALLED := build/editable/.installed-$(BACKEND)
+CLIENTS   := openai
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: run test test-unit test-clients lint build demo peers bench clean distclean help
+
+run: build demo  ## build, bring the demo model, serve it on http://127.0.0.1:1234
+	@$(BIN)/slipstream serve demo --host $(HOST) --port $(PORT) $(ARGS)
+
+test: build demo $(STAMPS)/test  ## run every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-unit: build $(STAMPS)/test  ## run the tests that need neither a model nor a socket (milliseconds each)
+	@$(BIN)/python -m pytest tests/unit tests/test_layers.py $(ARGS)
+
+test-clients: build demo $(CLIENTS:%=build/clients/%/.installed)  ## run real clients, each in its own environment
+	@for client in $(CLIENTS); do \
+	  SLIPSTREAM_TEST_PYTHON=$(CURDIR)/$(BIN)/python PYTHONPATH=python \
+	    build/clients/$$client/bin/python -m pytest tests/e2e/test_$$client*.py $(ARGS) || exit 1; \
+	done
+
+lint: $(INSTALLED) $(STAMPS)/test $(STAMPS)/lint  ## ruff, mypy, clang-format, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@git ls-files -- '*.cpp' '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
+	@$(BIN)/lint-imports
+
+build: $(INSTALLED)  ## build the package into .venv (only what changed)
+	@$(SHOW) "building the native core" build/core.log -- $(BIN)/cmake --build build/editable --target _core
+	@if [ -n "$$(find build/editable -maxdepth 1 -name '_core*' -newer $(INSTALLED))" ]; then \
+	  $(BIN)/cmake --install build/editable --strip --component python \
+	    --prefix "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')" > build/install.log \
+	  && touch $(INSTALLED); \
+	fi
+
+demo: build
+	@$(BIN)/python -m slipstream.models.demo
+
+peers: $(STAMPS)/build  ## build llama-server, llama-bench and llama-batched-bench from the same source, alone
+	@$(SHOW) "configuring llama.cpp's own tools" build/peers-configure.log -- sh -c '\
+	  $(BIN)/cmake -S cmake/peers -B build/peers -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DLLAMA_CPP_DIR="$$($(BIN)/python third_party/fetch_llama_cpp.py)" \
+	  -DLLAMA_CPP_COMMIT="$$($(BIN)/python third_party/fetch_llama_cpp.py --print-lock commit)"'
+	@$(SHOW) "building llama.cpp's own tools" build/peers.log -- \
+	  $(BIN)/cmake --build build/peers --target llama-server llama-bench llama-batched-bench
+	@echo "build/peers/bin: $$(ls build/peers/bin)"
+
+bench: build demo peers  ## run the benchmarks under bench/ (minutes; close other programs)
+	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+clean:  ## remove what was built
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find python tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv and the fetched llama.cpp, too
+	rm -rf .venv third_party/llama.cpp
+
+help:  ## show this
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Slipstream needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@mkdir -p build
+	@$(SHOW) "creating .venv" build/venv.log -- $(PYTHON) -m venv .venv
+	@$(SHOW) "upgrading pip" build/venv.log -- $(PIP) install $(QUIET) --upgrade 'pip>=25.1'
+	@mkdir -p $(STAMPS) && touch $@
+
+# One stamp for each dependency group of pyproject.toml.
+$(STAMPS)/%: $(STAMPS)/venv pyproject.toml
+	@mkdir -p build
+	@$(SHOW) "installing the $* tools" build/$*.log -- $(PIP) install $(QUIET) --group $*
+	@touch $@
+
+$(INSTALLED): $(STAMPS)/build pyproject.toml
+	@$(SHOW) "building Slipstream (minutes the first time)" build/editable.log -- \
+	  $(PIP) install -v --root-user-action=ignore --no-build-isolation -C cmake.define.SLIPSTREAM_BACKEND=$(BACKEND) -e .
+	@rm -f build/editable/.installed-* && touch $@
+
+build/clients/%/.installed: pyproject.toml
+	@$(SHOW) "installing the client $*" build/client-$*.log -- sh -c '\
+	  $(PYTHON) -m venv build/clients/$* && build/clients/$*/bin/python -m pip --disable-pip-version-check install -qq \
+	  --root-user-action=ignore $* pytest pytest-timeout'
+	@touch $@
