@@ -1,0 +1,301 @@
+"""The step loop: one thread that owns the runner and serves submit and abort from any other thread."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from slipstream.base.errors import (
+    ClosedError,
+    ComputeError,
+    DecodeAborted,
+    EngineDiedError,
+    InvalidRequestError,
+    NoKVSlotError,
+    QueueFullError,
+)
+from slipstream.engine.cost_model import CostModel
+from slipstream.engine.request import check_request, failure
+from slipstream.engine.scheduler import Scheduler
+from slipstream.engine.stats import EngineStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipstream.base.types import Event
+    from slipstream.engine.request import Request
+    from slipstream.engine.runner import ModelRunner
+
+_log = logging.getLogger(__name__)
+_INTERRUPT_EVERY_S = 0.05
+
+
+class EngineCore:
+    """Runs requests on a runner.
+
+    ::
+
+        any thread   submit, abort --> _inbox --.                     _accepted: ids without a terminal event
+                                                v
+        step thread  take commands -> schedule -> runner.step -> update -> sink(events) -> take commands ...
+
+    Every accepted request gets exactly one terminal event: a delta with a `finish_reason`, or RequestFailed.
+    `_accepted` decides that: whoever takes an id out of it, under the lock, reports the end.
+
+    What can go wrong in a step, and who pays:
+
+    =====================  ====================================================================
+    NoKVSlotError          evict, preempt, plan again; in the end one request
+    DecodeAborted          the requests of that step; their sequences are emptied
+    ComputeError           likewise
+    anything else          every request; the whole memory is emptied, the engine goes on
+    ... and that fails     the engine: it closes, `submit` raises EngineDiedError
+    =====================  ====================================================================
+
+    Args:
+        runner: Computes. From `start` on only the step thread touches it, and closes it at the end.
+        max_waiting: Requests that may wait beyond those that can run at the same time.
+        sink: Gets the events of each step, in the step thread. It must be quick; what it raises is logged, and the
+            events of that call are lost.
+        max_num_running: Most requests at the same time; None for as many as the runner has sequences. Fewer leave
+            sequences over to cache prefixes in.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        *,
+        max_waiting: int,
+        sink: Callable[[list[Event]], None],
+        max_num_running: int | None = None,
+    ) -> None:
+        self._runner = runner
+        self._info = runner.info
+        self._sink = sink
+        self._scheduler = Scheduler(runner, max_num_running=max_num_running)
+        self._cost_model = CostModel(runner.info.max_batch_tokens)
+        self._max_accepted = self._scheduler.max_num_running + max_waiting
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()  # guards the five below
+        self._inbox: deque[Request | str] = deque()  # a request to start, or the id of one to abort
+        self._accepted: dict[str, None] = {}
+        self._is_closing = False
+        self._is_abandoned = False  # everything has been reported; later events reach nobody
+        self._died_of: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="slipstream-engine", daemon=True)
+        self._num_steps = 0
+        self._num_computed_tokens = 0
+        self._num_failed_steps = 0
+        self._step_s = 0.0
+        self._schedule_s = 0.0
+        self._last_step = (0, 0.0)
+
+    def start(self) -> None:
+        """Start the step thread. Requests may be submitted before."""
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Accept a request; its events go to the sink. Any thread, does not block on a step.
+
+        A seed is drawn here if the request has none.
+
+        Raises:
+            InvalidRequestError: an empty prompt, no token id, or the id of a request that is under way.
+            ContextLengthError: the prompt does not fit the context.
+            QueueFullError: too many requests wait.
+            ClosedError: after `close`.
+            EngineDiedError: the engine has stopped after an error.
+        """
+        check_request(request, self._info)
+        if request.sampling.seed is None:
+            request.sampling = msgspec.structs.replace(request.sampling, seed=secrets.randbits(64))
+        with self._changed:
+            if self._died_of is not None:
+                message = f"the engine has stopped after {self._died_of!r}; load the model again"
+                raise EngineDiedError(message)
+            if self._is_closing:
+                message = "the engine is closed; load the model again"
+                raise ClosedError(message)
+            if request.request_id in self._accepted:
+                message = f"request id {request.request_id!r} is under way; choose another one"
+                raise InvalidRequestError(message, param="request_id")
+            if len(self._accepted) >= self._max_accepted:
+                message = (
+                    f"{len(self._accepted)} requests run or wait, and no more than {self._max_waiting} may wait; "
+                    "try again later"
+                )
+                raise QueueFullError(message)
+            self._accepted[request.request_id] = None
+            self._inbox.append(request)
+            self._changed.notify()
+
+    def abort(self, request_id: str) -> None:
+        """End a request with ABORT before the next step; nothing happens if it has ended. Any thread."""
+        with self._changed:
+            if request_id in self._accepted:
+                self._inbox.append(request_id)
+                self._changed.notify()
+
+    def stats(self) -> EngineStats:
+        """Return a snapshot of the figures. Any thread."""
+        scheduler = self._scheduler
+        kv_cache = scheduler.kv_cache
+        num_tokens, seconds = self._last_step
+        return EngineStats(
+            num_running=scheduler.num_running,
+            num_waiting=max(0, len(self._accepted) - scheduler.num_running),
+            num_kv_cells=self._info.num_kv_cells,
+            num_live_cells=kv_cache.num_live_cells,
+            num_cached_cells=kv_cache.num_idle_cells,
+            num_steps_total=self._num_steps,
+            prompt_tokens_total=scheduler.num_prompt_tokens,
+            cached_prompt_tokens_total=scheduler.num_cached_tokens,
+            computed_tokens_total=self._num_computed_tokens,
+            output_tokens_total=scheduler.num_output_tokens,
+            preemptions_total=scheduler.num_preemptions,
+            failed_steps_total=self._num_failed_steps,
+            step_s_total=self._step_s,
+            schedule_s_total=self._schedule_s,
+            last_step_tokens=num_tokens,
+            last_step_s=seconds,
+            step_cost_curve=self._cost_model.curve(),
+        )
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Fail the requests under way with ClosedError, close the runner and end the thread. Idempotent, any thread.
+
+        Args:
+            timeout_s: How long to wait for a step that does not heed `interrupt`. After that the requests get their
+                events from here, and the thread and the runner are left behind.
+        """
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        if threading.current_thread() is self._thread:
+            return  # called by the sink: the loop ends after this step
+        if self._thread.ident is None:
+            self._shut_down()
+            return
+        deadline = time.monotonic() + timeout_s
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._runner.interrupt()  # again and again: it says nothing to a step that has not begun
+            self._thread.join(_INTERRUPT_EVERY_S)
+        if self._thread.is_alive():
+            _log.error(
+                "a step did not end within %.1f s; the engine thread is left behind", timeout_s
+            )
+            self._fail_accepted()
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                try:
+                    self._step()
+                except Exception as error:
+                    _log.exception("a step failed for an unforeseen reason; every request fails")
+                    self._num_failed_steps += 1
+                    self._scheduler.fail_all(error)
+                self._emit()
+        except Exception as error:
+            _log.exception("the engine cannot go on")
+            with self._changed:
+                self._died_of = error
+        finally:
+            self._shut_down()
+
+    def _take_commands(self) -> bool:
+        """Carry out what was asked for since the last step; wait if there is nothing to do. False when closing."""
+        scheduler = self._scheduler
+        if not self._inbox and scheduler.has_requests and not self._is_closing:
+            return True  # the usual case between two steps, without the lock
+        with self._changed:
+            while not (self._inbox or scheduler.has_requests or self._is_closing):
+                self._changed.wait()
+            if self._is_closing:
+                return False
+            commands, self._inbox = self._inbox, deque()
+        now_s = time.monotonic()
+        for command in commands:
+            if isinstance(command, str):
+                scheduler.abort(command, now_s)
+            else:
+                scheduler.add(command, now_s)
+        return True
+
+    def _step(self) -> None:
+        scheduler = self._scheduler
+        begin_s = before_s = after_s = time.monotonic()
+        output = scheduler.schedule(begin_s)
+        while output.scheduled:
+            before_s = time.monotonic()
+            try:
+                result = self._runner.step(output.scheduled)
+            except NoKVSlotError as error:
+                _log.debug("no room for a step of %d tokens: %s", output.num_tokens, error)
+                scheduler.relieve(error, time.monotonic())
+                output = scheduler.schedule(time.monotonic())
+                continue
+            except (DecodeAborted, ComputeError) as error:
+                if self._is_closing:
+                    return  # stopped by close(), which reports the end of every request
+                _log.error("a step failed, with %d requests: %s", len(output.requests), error)
+                self._num_failed_steps += 1
+                scheduler.fail_step(output, error)
+                return
+            after_s = time.monotonic()
+            scheduler.update_from_output(output, result, after_s)
+            self._count_step(output.num_tokens, after_s - before_s)
+            break
+        self._schedule_s += before_s - begin_s + time.monotonic() - after_s
+
+    def _count_step(self, num_tokens: int, seconds: float) -> None:
+        self._num_steps += 1
+        self._num_computed_tokens += num_tokens
+        self._step_s += seconds
+        self._last_step = (num_tokens, seconds)
+        self._cost_model.record(num_tokens, seconds)
+
+    def _emit(self) -> None:
+        """Hand the events since the last call to the sink."""
+        events, ended_ids = self._scheduler.take_events()
+        if not events or self._is_abandoned:
+            return
+        if ended_ids:
+            with self._changed:
+                if self._is_abandoned:
+                    return
+                for request_id in ended_ids:
+                    del self._accepted[request_id]
+        self._deliver(events)
+
+    def _deliver(self, events: list[Event]) -> None:
+        try:
+            self._sink(events)
+        except Exception:
+            _log.exception("the sink failed; %d events are lost", len(events))
+
+    def _shut_down(self) -> None:
+        """Report the end of whatever is left, and close the runner, in the thread that owns it."""
+        self._fail_accepted()
+        try:
+            self._runner.close()
+        except Exception:
+            _log.exception("the runner cannot be closed")
+
+    def _fail_accepted(self) -> None:
+        with self._changed:
+            self._is_closing = self._is_abandoned = True
+            request_ids = list(self._accepted)
+            self._accepted.clear()
+            self._inbox.clear()
+        error: Exception = ClosedError("the engine was closed while the request was under way")
+        if self._died_of is not None:
+            error = EngineDiedError(f"the engine has stopped after {self._died_of!r}")
+        if request_ids:
+            self._deliver([failure(request_id, error) for request_id in request_ids])

@@ -1,0 +1,188 @@
+"""A request inside the engine: its tokens, how far they are computed and its text. Knows no other request."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from slipstream.base.errors import ContextLengthError, InvalidRequestError, SlipstreamError
+from slipstream.base.types import (
+    FinishReason,
+    OutputDelta,
+    RequestFailed,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
+from slipstream.engine.output_text import OutputText
+
+if TYPE_CHECKING:
+    from slipstream.engine.runner import RunnerInfo
+
+NO_SEQUENCE = -1
+
+
+class RequestStatus(IntEnum):
+    """Where a request is."""
+
+    WAITING = 0  # no sequence yet
+    RUNNING = 1
+    PREEMPTED = 2  # waits again; keeps its seq_id and its sampler, has no KV cells
+    FINISHED = 3
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt and what has become of it.
+
+    There is no prefill phase and no decode phase: `num_computed_tokens` chases the end of `token_ids`, and when a
+    step reaches the end a token is sampled there and the end moves on by one::
+
+        token_ids  | prompt_token_ids                          | output_token_ids           |
+                   0                             num_prompt_tokens             len(token_ids)
+        KV cache   | cached at start | computed in steps ......................... | to do  |
+                   0   num_cached_tokens                         num_computed_tokens
+
+    Only the scheduler writes below the first four.
+
+    Attributes:
+        request_id: Unique among unfinished requests.
+        prompt_token_ids: The prompt, not changed.
+        sampling: See SamplingParams.
+        arrival_s: When it was submitted, by `time.monotonic`.
+        token_ids: Prompt and output.
+        status: See RequestStatus.
+        seq_id: Of its sequence, NO_SEQUENCE while it never had one.
+        num_prompt_tokens: Length of the prompt.
+        num_computed_tokens: Tokens in the KV cache.
+        num_cached_tokens: Prompt tokens that were there when it was admitted first.
+        max_num_tokens: Length of `token_ids` that ends it with LENGTH; set by `check_request`.
+        text: The text of its output.
+        stop_token_ids: As a set.
+        first_step_s: When it was admitted first.
+        first_token_s: When its first output token came.
+        last_token_s: When its latest output token came.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    arrival_s: float = field(default_factory=time.monotonic)
+    token_ids: list[int] = field(init=False)
+    status: RequestStatus = field(init=False, default=RequestStatus.WAITING)
+    seq_id: int = field(init=False, default=NO_SEQUENCE)
+    num_prompt_tokens: int = field(init=False)
+    num_computed_tokens: int = field(init=False, default=0)
+    num_cached_tokens: int = field(init=False, default=0)
+    max_num_tokens: int = field(init=False, default=0)
+    text: OutputText = field(init=False)
+    stop_token_ids: frozenset[int] = field(init=False)
+    first_step_s: float = field(init=False, default=0.0)
+    first_token_s: float = field(init=False, default=0.0)
+    last_token_s: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.prompt_token_ids)
+        self.num_prompt_tokens = len(self.token_ids)
+        self.text = OutputText(self.sampling.stop)
+        self.stop_token_ids = frozenset(self.sampling.stop_token_ids)
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        """The tokens generated so far, the one that ended the output included."""
+        return self.token_ids[self.num_prompt_tokens :]
+
+    def append_output(
+        self, token_id: int, piece: bytes, is_eog: bool, logprob: TokenLogprob | None, now_s: float
+    ) -> OutputDelta:
+        """Take a sampled token and decide whether it is the last one.
+
+        Args:
+            token_id: The token.
+            piece: Its bytes.
+            is_eog: Whether the vocabulary says that it ends a generation.
+            logprob: Handed on.
+            now_s: When it came.
+
+        Returns:
+            What the reader gets to see; with `finish_reason` but without `usage` if the token was the last.
+        """
+        self.token_ids.append(token_id)
+        if not self.first_token_s:
+            self.first_token_s = now_s
+        self.last_token_s = now_s
+        text = self.text
+        delta = OutputDelta(self.request_id, "", [token_id])
+        if logprob is not None:
+            delta.logprobs = [logprob]
+        if (is_eog and not self.sampling.ignore_eos) or token_id in self.stop_token_ids:
+            delta.text = text.finish()
+            delta.finish_reason = FinishReason.STOP
+            return delta
+        delta.text = text.push(piece)
+        if text.stop_string is not None:
+            delta.finish_reason = FinishReason.STOP
+            delta.stop_string = text.stop_string
+        elif len(self.token_ids) >= self.max_num_tokens:
+            delta.text += text.finish()
+            delta.finish_reason = FinishReason.LENGTH
+        return delta
+
+    def usage(self, now_s: float) -> Usage:
+        """Count tokens and times up to now; a stage not reached took no time."""
+        first_step_s = self.first_step_s or now_s
+        first_token_s = self.first_token_s or now_s
+        return Usage(
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_cached_tokens=self.num_cached_tokens,
+            num_output_tokens=len(self.token_ids) - self.num_prompt_tokens,
+            queue_s=max(0.0, first_step_s - self.arrival_s),
+            prefill_s=first_token_s - first_step_s,
+            decode_s=self.last_token_s - first_token_s if self.first_token_s else 0.0,
+        )
+
+
+def max_sequence_tokens(info: RunnerInfo) -> int:
+    """Return the most tokens one request can have, prompt and output together."""
+    return min(info.max_sequence_length, info.num_kv_cells)
+
+
+def check_request(request: Request, info: RunnerInfo) -> None:
+    """Refuse a request the runner could never serve, and fix the length it may grow to. Any thread.
+
+    Raises:
+        InvalidRequestError: no prompt, or something in it that is no token id of this vocabulary.
+        ContextLengthError: no room for the prompt and one more token.
+    """
+    prompt = request.prompt_token_ids
+    if not prompt:
+        message = "the prompt is empty; it must have at least one token"
+        raise InvalidRequestError(message, param="prompt")
+    limit = max_sequence_tokens(info)
+    if len(prompt) >= limit:
+        message = (
+            f"the prompt has {len(prompt)} tokens, but the context holds {limit} and needs room for one more; "
+            f"shorten the prompt to {limit - 1} tokens or load the model with a longer context"
+        )
+        raise ContextLengthError(message, param="prompt")
+    if set(map(type, prompt)) != {int}:
+        strange = next(token for token in prompt if type(token) is not int)
+        message = f"the prompt holds {strange!r}; token ids must be integers"
+        raise InvalidRequestError(message, param="prompt")
+    if min(prompt) < 0 or max(prompt) >= info.num_vocab:
+        strange_id = next(token for token in prompt if not 0 <= token < info.num_vocab)
+        message = (
+            f"the prompt holds token id {strange_id}; this model's are 0 to {info.num_vocab - 1}"
+        )
+        raise InvalidRequestError(message, param="prompt")
+    max_tokens = request.sampling.max_tokens
+    request.max_num_tokens = limit if max_tokens is None else min(limit, len(prompt) + max_tokens)
+
+
+def failure(request_id: str, error: Exception) -> RequestFailed:
+    """Return the event that reports `error`; what is not of our error tree is reported as its root."""
+    if isinstance(error, SlipstreamError):
+        return RequestFailed(request_id, type(error).__name__, error.message, error.param)
+    return RequestFailed(request_id, SlipstreamError.__name__, f"{type(error).__name__}: {error}")

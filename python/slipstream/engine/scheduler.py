@@ -1,0 +1,342 @@
+"""Decides what every step computes and what its tokens mean for each request. Knows no threads and no clock."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from slipstream.base.errors import SlipstreamError
+from slipstream.base.types import FinishReason, OutputDelta
+from slipstream.engine.kv_cache import KVCache
+from slipstream.engine.request import NO_SEQUENCE, Request, RequestStatus, failure
+from slipstream.engine.runner import ScheduledSequence
+
+if TYPE_CHECKING:
+    from slipstream.base.types import Event
+    from slipstream.engine.runner import ModelRunner, StepResult
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class SchedulerOutput:
+    """One step. `requests[i]` is the owner of `scheduled[i]`.
+
+    Attributes:
+        requests: Whose tokens are computed.
+        scheduled: What the runner is asked to compute.
+        num_tokens: Of all sequences together.
+    """
+
+    requests: list[Request] = field(default_factory=list)
+    scheduled: list[ScheduledSequence] = field(default_factory=list)
+    num_tokens: int = 0
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill, admission in order of arrival.
+
+    ::
+
+        add --> waiting --admit--> running --> finished        events: take_events()
+                   ^ front            |
+                   '---- preempt -----'  newest first, when the cells run out
+
+    `running` is in order of arrival and everything in `waiting` arrived later, so that preempting the newest lets
+    the oldest always go on, to its end: a request alone fits by `check_request`. Nothing is admitted between a
+    preemption and the next end of a request, or two requests could evict each other for ever.
+
+    All methods are for the engine thread; the counters can be read from any.
+
+    Args:
+        runner: Its `info`, `trim`, `open_sequence` and `close_sequence` are used here, `step` is not.
+        max_num_running: Most requests that run at the same time; more wait.
+
+    Attributes:
+        kv_cache: The accounts of its memory.
+        num_prompt_tokens: Prompt tokens of the requests admitted so far.
+        num_cached_tokens: Of those, found in the KV cache.
+        num_output_tokens: Sampled so far.
+        num_preemptions: So far.
+    """
+
+    def __init__(self, runner: ModelRunner, *, max_num_running: int | None = None) -> None:
+        self._runner = runner
+        self._max_batch_tokens = runner.info.max_batch_tokens
+        self.max_num_running = min(
+            runner.info.max_num_seqs,
+            self._max_batch_tokens,
+            max_num_running or runner.info.max_num_seqs,
+        )
+        self.kv_cache = KVCache(runner.info, runner.trim)
+        self._requests: dict[str, Request] = {}
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+        self._is_admitting = True
+        self._events: list[Event] = []
+        self._ended_ids: list[str] = []
+        self.num_prompt_tokens = 0
+        self.num_cached_tokens = 0
+        self.num_output_tokens = 0
+        self.num_preemptions = 0
+
+    @property
+    def num_running(self) -> int:
+        """Requests that take part in steps."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait, preempted ones among them."""
+        return len(self._waiting)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self._requests)
+
+    def add(self, request: Request, now_s: float) -> None:
+        """Queue a request that has passed `check_request`.
+
+        With `max_tokens` 0 there is nothing to generate: it ends at once with LENGTH, and nothing is computed.
+        """
+        assert request.max_num_tokens, "check_request comes first"
+        assert request.request_id not in self._requests, request.request_id
+        self._requests[request.request_id] = request
+        self._waiting.append(request)
+        if request.max_num_tokens <= request.num_prompt_tokens:
+            self._finish(request, FinishReason.LENGTH, now_s)
+
+    def abort(self, request_id: str, now_s: float) -> None:
+        """End a request with ABORT. Nothing happens if it has ended already."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._finish(request, FinishReason.ABORT, now_s)
+
+    def schedule(self, now_s: float) -> SchedulerOutput:
+        """Plan a step: a token of every request that is up to date, then prompts in order, then new requests.
+
+        Nothing is counted as computed before `update_from_output`, so a plan may be thrown away and made again.
+
+        Returns:
+            The step; empty only if there are no requests.
+        """
+        output = SchedulerOutput()
+        running = self._running
+        if self.kv_cache.num_free_cells < len(running):
+            self._secure_decodes()
+        requests, scheduled, behind = output.requests, output.scheduled, []
+        for request in running:
+            start = request.num_computed_tokens
+            if start + 1 == len(request.token_ids):
+                requests.append(request)
+                scheduled.append(
+                    ScheduledSequence(request.seq_id, start, request.token_ids[start:], True)
+                )
+            else:
+                behind.append(request)
+        output.num_tokens = len(scheduled)
+        for request in behind:
+            self._schedule_chunk(output, request)
+        if self._waiting:
+            self._admit(output, now_s)
+        while (
+            not scheduled and len(running) > 1
+        ):  # only prompts, and no cell left for the oldest of them
+            self._preempt_newest()
+            self._schedule_chunk(output, running[0])
+        return output
+
+    def update_from_output(self, output: SchedulerOutput, result: StepResult, now_s: float) -> None:
+        """Account for a step that was computed.
+
+        Args:
+            output: The plan.
+            result: What the runner made of it.
+            now_s: When it was done.
+        """
+        append, events = self.kv_cache.append, self._events
+        row = 0
+        for request, scheduled in zip(output.requests, output.scheduled, strict=True):
+            num_tokens = len(scheduled.token_ids)
+            request.num_computed_tokens += num_tokens
+            append(request.seq_id, num_tokens)
+            if not scheduled.sample:
+                continue
+            delta = request.append_output(
+                result.token_ids[row],
+                result.pieces[row],
+                result.is_eog[row],
+                result.logprobs[row],
+                now_s,
+            )
+            row += 1
+            if delta.finish_reason is None:
+                events.append(delta)
+            else:
+                delta.usage = request.usage(now_s)
+                self._end(request, delta)
+        self.num_output_tokens += row
+
+    def relieve(self, error: SlipstreamError, now_s: float) -> None:
+        """Make room after the runner found none, though by our accounts there was some; then plan again.
+
+        Idle sequences go first, then the newest request is preempted. The last one standing ends: with LENGTH if it
+        has any output, else it fails with `error`.
+        """
+        if self.kv_cache.evict():
+            return
+        if len(self._running) > 1:
+            self._preempt_newest()
+            return
+        request = self._running[0]
+        if request.num_prompt_tokens < len(request.token_ids):
+            self._finish(request, FinishReason.LENGTH, now_s)
+        else:
+            self.fail(request, error)
+
+    def fail_step(self, output: SchedulerOutput, error: SlipstreamError) -> None:
+        """Fail the requests of a step that left their sequences in an unknown state; the others go on."""
+        for request in output.requests:
+            self.kv_cache.clear(request.seq_id)
+            request.num_computed_tokens = 0
+            self.fail(request, error)
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail every request and empty the whole memory, when nothing about its state is certain."""
+        for request in list(self._requests.values()):
+            request.num_computed_tokens = 0
+            if request.seq_id != NO_SEQUENCE:
+                self.kv_cache.clear(request.seq_id)
+            self.fail(request, error)
+        self.kv_cache.reset()
+
+    def fail(self, request: Request, error: Exception) -> None:
+        """End one request with an error."""
+        self._end(request, failure(request.request_id, error))
+
+    def take_events(self) -> tuple[list[Event], list[str]]:
+        """Return the events since the last call, and the ids of the requests that ended with one of them."""
+        taken = self._events, self._ended_ids
+        self._events, self._ended_ids = [], []
+        return taken
+
+    def check_integrity(self) -> None:
+        """Assert that all records agree with each other. For tests."""
+        waiting, running = list(self._waiting), self._running
+        assert len(self._requests) == len(waiting) + len(running)
+        assert all(
+            self._requests[request.request_id] is request for request in [*running, *waiting]
+        )
+        assert len(running) <= self.max_num_running
+        assert all(request.status is RequestStatus.RUNNING for request in running)
+        statuses = [request.status for request in waiting]
+        num_preempted = statuses.count(RequestStatus.PREEMPTED)
+        assert statuses == [RequestStatus.PREEMPTED] * num_preempted + [RequestStatus.WAITING] * (
+            len(waiting) - num_preempted
+        )
+        for request in [*running, *waiting]:
+            assert (
+                0 <= request.num_computed_tokens < len(request.token_ids) < request.max_num_tokens
+            )
+            assert (request.seq_id == NO_SEQUENCE) == (request.status is RequestStatus.WAITING)
+            assert request.status is RequestStatus.RUNNING or request.num_computed_tokens == 0
+        holders = [request for request in [*running, *waiting] if request.seq_id != NO_SEQUENCE]
+        live = {request.seq_id: request.num_computed_tokens for request in holders}
+        assert len(live) == len(holders)
+        self.kv_cache.check_integrity(live)
+
+    def _secure_decodes(self) -> None:
+        """Get a cell for each request that needs just one, by eviction, then by preempting the newest."""
+        while True:
+            num_decodes = sum(r.num_computed_tokens + 1 == len(r.token_ids) for r in self._running)
+            if self.kv_cache.make_room(num_decodes) >= num_decodes:
+                return
+            self._preempt_newest()
+
+    def _schedule_chunk(self, output: SchedulerOutput, request: Request) -> None:
+        """Add as much of what `request` has to compute as tokens and cells allow."""
+        start, num_before = request.num_computed_tokens, output.num_tokens
+        num_tokens = min(len(request.token_ids) - start, self._max_batch_tokens - num_before)
+        num_tokens = min(num_tokens, self.kv_cache.make_room(num_before + num_tokens) - num_before)
+        if num_tokens <= 0:
+            return
+        end = start + num_tokens
+        sample = end == len(request.token_ids)
+        output.requests.append(request)
+        output.scheduled.append(
+            ScheduledSequence(request.seq_id, start, request.token_ids[start:end], sample)
+        )
+        output.num_tokens += num_tokens
+
+    def _admit(self, output: SchedulerOutput, now_s: float) -> None:
+        """Start waiting requests in order, as long as sequences, cells and tokens of this step last."""
+        running, waiting = self._running, self._waiting
+        if not running:
+            self._is_admitting = True
+        while waiting and self._is_admitting and len(running) < self.max_num_running:
+            if output.num_tokens >= self._max_batch_tokens:
+                return
+            request = waiting[0]
+            promised = sum(len(r.token_ids) - r.num_computed_tokens for r in running)
+            if not self.kv_cache.fits(promised + len(request.token_ids) + 1):
+                return
+            if request.seq_id == NO_SEQUENCE and not self._open(request, now_s):
+                continue
+            waiting.popleft()
+            running.append(request)
+            request.status = RequestStatus.RUNNING
+            self._schedule_chunk(output, request)
+
+    def _open(self, request: Request, now_s: float) -> bool:
+        """Give a new request a sequence and a sampler; False if the sampler is refused, which ends the request."""
+        allocation = self.kv_cache.allocate(request.token_ids)
+        assert allocation is not None, "fewer requests than sequences hold one"
+        request.seq_id, num_cached = allocation
+        request.num_computed_tokens = request.num_cached_tokens = num_cached
+        request.first_step_s = now_s
+        try:
+            self._runner.open_sequence(request.seq_id, request.sampling, request.prompt_token_ids)
+        except (
+            Exception
+        ) as error:  # the edge of one request: whatever its parameters cause must not reach others
+            if not isinstance(error, SlipstreamError):
+                _log.exception("the sampler of request %s cannot be made", request.request_id)
+            self.fail(request, error)
+            return False
+        self.num_prompt_tokens += request.num_prompt_tokens
+        self.num_cached_tokens += num_cached
+        return True
+
+    def _preempt_newest(self) -> None:
+        """Take the cells of the newest running request; it computes its tokens again when its turn comes."""
+        assert len(self._running) > 1, "a request alone fits"
+        request = self._running.pop()
+        self.kv_cache.clear(request.seq_id)
+        request.num_computed_tokens = 0
+        request.status = RequestStatus.PREEMPTED
+        self._waiting.appendleft(request)
+        self._is_admitting = False
+        self.num_preemptions += 1
+
+    def _finish(self, request: Request, reason: FinishReason, now_s: float) -> None:
+        delta = OutputDelta(request.request_id, request.text.finish(), finish_reason=reason)
+        delta.usage = request.usage(now_s)
+        self._end(request, delta)
+
+    def _end(self, request: Request, event: Event) -> None:
+        """The one place where a request ends: take it off every list and keep its sequence as a cached prefix."""
+        del self._requests[request.request_id]
+        if request.status is RequestStatus.RUNNING:
+            self._running.remove(request)
+        else:
+            self._waiting.remove(request)
+        request.status = RequestStatus.FINISHED
+        if request.seq_id != NO_SEQUENCE:
+            self._runner.close_sequence(request.seq_id)
+            self.kv_cache.release(request.seq_id, request.token_ids[: request.num_computed_tokens])
+            self._is_admitting = True
+        self._events.append(event)
+        self._ended_ids.append(request.request_id)

@@ -1,0 +1,47 @@
+"""Figures of one engine, for /metrics and the command line."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EngineStats(msgspec.Struct, kw_only=True):
+    """A snapshot; what ends in `_total` only grows. Taken while the engine runs, so figures may be a step apart.
+
+    Attributes:
+        num_running: Requests that take part in steps.
+        num_waiting: Requests that wait, preempted ones among them.
+        num_kv_cells: Tokens the KV cache can hold.
+        num_live_cells: Of those, held by requests.
+        num_cached_cells: Of those, held by cached prefixes; given up when needed.
+        num_steps_total: Steps computed.
+        prompt_tokens_total: Prompt tokens of admitted requests.
+        cached_prompt_tokens_total: Of those, found in the KV cache.
+        computed_tokens_total: Tokens computed in steps, again after a preemption too.
+        output_tokens_total: Tokens sampled.
+        preemptions_total: Requests that lost their cells to older ones for a while.
+        failed_steps_total: Steps that ended in an error other than missing room.
+        step_s_total: Seconds spent in the runner.
+        schedule_s_total: Seconds spent around it: planning, accounting, handing out events.
+        last_step_tokens: Tokens of the latest step.
+        last_step_s: What it took.
+        step_cost_curve: (tokens, seconds) of the learnt cost T(n) of a step, both rising.
+    """
+
+    num_running: int
+    num_waiting: int
+    num_kv_cells: int
+    num_live_cells: int
+    num_cached_cells: int
+    num_steps_total: int
+    prompt_tokens_total: int
+    cached_prompt_tokens_total: int
+    computed_tokens_total: int
+    output_tokens_total: int
+    preemptions_total: int
+    failed_steps_total: int
+    step_s_total: float
+    schedule_s_total: float
+    last_step_tokens: int
+    last_step_s: float
+    step_cost_curve: list[tuple[float, float]]

@@ -1,0 +1,196 @@
+"""A ModelRunner without a model: it keeps a simulated KV cache and refuses every call a real one would refuse.
+
+The next token is computed from what really lies in the sequence's cells, so a wrong prefix, a missing trim or a stale
+cell changes the output. The vocabulary is one token per byte, an end-of-generation token, then random byte pieces.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from slipstream.base.errors import NoKVSlotError
+from slipstream.base.types import SamplingParams, TokenLogprob
+from slipstream.engine.runner import RunnerInfo, ScheduledSequence, StepResult
+
+EOG = 256
+_EXTRA_PIECES = ["he", "ll", "o ", "stop", "ST", "OP", "é", "日本", "🙂", "ab", "abab", "\n\n"]
+_HALVES = ["日".encode()[:2], "日".encode()[2:], "🙂".encode()[:1], "🙂".encode()[1:], b"\xff"]
+VOCAB: list[bytes] = [
+    *(bytes([byte]) for byte in range(256)),
+    b"",
+    *(piece.encode() for piece in _EXTRA_PIECES),
+    *_HALVES,
+]
+
+NextToken = Callable[[Sequence[int], int], int]
+
+
+def hashed(cells: Sequence[int], num_prompt_tokens: int) -> int:
+    """A token that depends on every cell and on its position; rarely the end."""
+    value = 1469598103934665603
+    for position, token in enumerate(cells):
+        value = ((value ^ (token * 31 + position)) * 1099511628211) & 0xFFFFFFFFFFFFFFFF
+    value >>= 20
+    if value % 53 == 0:
+        return EOG
+    return 97 + value % 8 if value % 3 else len(VOCAB) - 1 - value % (len(VOCAB) - EOG - 1)
+
+
+def scripted(*outputs: tuple[Sequence[int], Sequence[int]]) -> NextToken:
+    """Answer each (prompt, output) pair's prompt with its output, then with EOG; other prompts with EOG."""
+    table = {tuple(prompt): list(output) for prompt, output in outputs}
+
+    def next_token(cells: Sequence[int], num_prompt_tokens: int) -> int:
+        output = table.get(tuple(cells[:num_prompt_tokens]), [])
+        done = len(cells) - num_prompt_tokens
+        assert list(cells[num_prompt_tokens:]) == output[:done], "another sequence's cells"
+        return output[done] if done < len(output) else EOG
+
+    return next_token
+
+
+def text_tokens(text: str) -> list[int]:
+    """One token per byte of `text`."""
+    return list(text.encode())
+
+
+@dataclass
+class FakeSampler:
+    """What a sampler has seen."""
+
+    sampling: SamplingParams
+    history: list[int]
+    num_prompt_tokens: int
+
+
+@dataclass
+class FakeRunner:
+    """See the module. Faults: exceptions in `errors` are raised by the next steps, one each."""
+
+    info: RunnerInfo = field(
+        default_factory=lambda: RunnerInfo(
+            num_kv_cells=256,
+            max_num_seqs=4,
+            max_batch_tokens=16,
+            max_sequence_length=128,
+            can_trim=True,
+            num_vocab=len(VOCAB),
+        )
+    )
+    next_token: NextToken = hashed
+    num_real_cells: int | None = None  # fewer than info says: NoKVSlotError comes as a surprise
+    refuse: Callable[[SamplingParams], Exception | None] = lambda sampling: None
+    gate: threading.Semaphore | None = None  # a step begins when it is released
+    errors: deque[Exception | None] = field(default_factory=deque)
+    cells: dict[int, list[int]] = field(default_factory=dict)
+    samplers: dict[int, FakeSampler] = field(default_factory=dict)
+    unknown: set[int] = field(default_factory=set)  # sequences a failed step has left in ruins
+    steps: list[list[ScheduledSequence]] = field(default_factory=list)
+    num_opened: int = 0
+    num_interrupts: int = 0
+    in_step: threading.Event = field(default_factory=threading.Event)
+    is_closed: bool = False
+    thread: threading.Thread | None = None
+
+    def open_sequence(
+        self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]
+    ) -> None:
+        self._check(seq_id)
+        assert seq_id not in self.samplers, "the old sampler was not closed"
+        error = self.refuse(sampling)
+        if error is not None:
+            raise error
+        self.samplers[seq_id] = FakeSampler(sampling, list(token_ids), len(token_ids))
+        self.num_opened += 1
+
+    def close_sequence(self, seq_id: int) -> None:
+        self._check(seq_id)
+        self.samplers.pop(seq_id, None)
+
+    def trim(self, seq_id: int, num_tokens: int) -> bool:
+        self._check(seq_id)
+        cells = self.cells.get(seq_id, [])
+        assert 0 <= num_tokens <= len(cells), (num_tokens, len(cells))
+        assert num_tokens == 0 or seq_id not in self.unknown
+        if not self.info.can_trim and 0 < num_tokens < len(cells):
+            return False
+        self.cells[seq_id] = cells[:num_tokens]
+        self.unknown.discard(seq_id)
+        return True
+
+    def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
+        self._check()
+        self._check_batch(scheduled)
+        self.in_step.set()
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=20), "nobody let this step go on"
+        num_tokens = sum(len(sequence.token_ids) for sequence in scheduled)
+        error = self.errors.popleft() if self.errors else None
+        num_used = sum(map(len, self.cells.values()))
+        if num_used + num_tokens > (self.num_real_cells or self.info.num_kv_cells):
+            assert self.num_real_cells is not None, "the accounts promised room"
+            error = NoKVSlotError(f"{num_tokens} cells needed")
+        if error is not None:
+            if not isinstance(error, NoKVSlotError):
+                self._ruin(scheduled)
+            raise error
+        self.steps.append(list(scheduled))
+        return self._compute(scheduled)
+
+    def interrupt(self) -> None:
+        self.num_interrupts += 1
+
+    def close(self) -> None:
+        if not self.is_closed and self.thread is not None:
+            assert threading.current_thread() is self.thread
+        self.is_closed = True
+
+    def used_cells(self) -> int:
+        return sum(map(len, self.cells.values()))
+
+    def _check(self, seq_id: int = 0) -> None:
+        assert not self.is_closed
+        self.thread = self.thread or threading.current_thread()
+        assert threading.current_thread() is self.thread, "one thread owns the runner"
+        assert 0 <= seq_id < self.info.max_num_seqs, seq_id
+
+    def _check_batch(self, scheduled: Sequence[ScheduledSequence]) -> None:
+        assert scheduled
+        seq_ids = [sequence.seq_id for sequence in scheduled]
+        assert len(set(seq_ids)) == len(seq_ids), "a sequence comes once a step"
+        assert sum(len(sequence.token_ids) for sequence in scheduled) <= self.info.max_batch_tokens
+        for sequence in scheduled:
+            self._check(sequence.seq_id)
+            assert sequence.seq_id in self.samplers, "no sampler"
+            assert sequence.seq_id not in self.unknown, "not rebuilt after a failed step"
+            assert sequence.token_ids
+            cells = self.cells.get(sequence.seq_id, [])
+            assert sequence.start == len(cells), (sequence.start, len(cells))
+            assert len(cells) + len(sequence.token_ids) <= self.info.max_sequence_length
+            assert all(0 <= token < self.info.num_vocab for token in sequence.token_ids)
+
+    def _ruin(self, scheduled: Sequence[ScheduledSequence]) -> None:
+        for sequence in scheduled:
+            self.cells.setdefault(sequence.seq_id, []).append(0)
+            self.unknown.add(sequence.seq_id)
+
+    def _compute(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
+        result = StepResult()
+        for sequence in scheduled:
+            cells = self.cells.setdefault(sequence.seq_id, [])
+            cells.extend(sequence.token_ids)
+            if not sequence.sample:
+                continue
+            sampler = self.samplers[sequence.seq_id]
+            assert cells == sampler.history, "the cells are not what the sampler has seen"
+            token = self.next_token(cells, sampler.num_prompt_tokens)
+            sampler.history.append(token)
+            result.token_ids.append(token)
+            result.pieces.append(VOCAB[token])
+            result.is_eog.append(token == EOG)
+            wanted = sampler.sampling.logprobs is not None
+            result.logprobs.append(TokenLogprob(token, VOCAB[token], -0.5) if wanted else None)
+        return result
