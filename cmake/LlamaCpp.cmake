@@ -52,12 +52,13 @@ if(SLIPSTREAM_NATIVE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
 endif()
 
 # Only what renders templates and parses output: no HTTP client, no argument parser, half of common/'s compile time.
-# The helpers those files want from common.cpp are in csrc/common_helpers.cpp.
+# The helpers those files want from common.cpp are in csrc/common/helpers.cpp.
 set(COMMON ${LLAMA_DIR}/common)
 include(${COMMON}/parsers/sources.cmake)
 file(GLOB chat_sources CONFIGURE_DEPENDS ${COMMON}/chat*.cpp ${COMMON}/json*.cpp ${COMMON}/jinja/*.cpp)
 add_library(slipstream_chat STATIC ${chat_sources} ${LLAMA_CHAT_PARSERS_SOURCES} ${COMMON}/peg-parser.cpp
-            ${COMMON}/trie.cpp ${COMMON}/unicode.cpp ${COMMON}/log.cpp ${COMMON}/reasoning-budget.cpp)
+            ${COMMON}/trie.cpp ${COMMON}/unicode.cpp ${COMMON}/log.cpp ${COMMON}/reasoning-budget.cpp
+            ${PROJECT_SOURCE_DIR}/csrc/common/helpers.cpp)
 target_include_directories(slipstream_chat PUBLIC ${COMMON} ${LLAMA_DIR}/vendor)
 target_link_libraries(slipstream_chat PUBLIC llama)
 target_compile_features(slipstream_chat PUBLIC cxx_std_17)

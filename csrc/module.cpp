@@ -1,2 +1,55 @@
-#include <nanobind/nanobind.h>
-NB_MODULE(_core, m) { m.doc() = "x"; }
+// The extension module: llama.cpp's start-up, then one bind_*() per topic.
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "bind.h"
+#include "build_info.h"
+#include "context.h"
+#include "llama.h"
+#include "native_log.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace slipstream;
+
+NB_MODULE(_core, m) {
+    m.doc() = "Slipstream's native core: llama.cpp with every precondition checked. Use it through slipstream.native.";
+    install_log();
+    llama_backend_init();
+    bind_errors(m);
+    bind_model(m);
+    bind_context(m);
+    bind_sampler(m);
+    bind_runner(m);
+    bind_chat(m);
+    m.def(
+        "build_info",
+        [] {
+            const BuildInfo info = build_info();
+            nb::dict d;
+            d["llama_cpp_commit"] = info.llama_commit;
+            d["llama_cpp_version"] = info.llama_version;
+            d["ggml_version"] = info.ggml_version;
+            d["backend"] = info.backend;
+            d["flags"] = info.flags;
+            d["compiler"] = info.compiler;
+            d["devices"] = info.devices;
+            d["cpu_features"] = info.cpu_features;
+            return d;
+        },
+        nb::sig("def build_info() -> dict[str, typing.Any]"),
+        "What this build is made of: llama.cpp commit and version, ggml version, backend, compiler, flags, devices, CPU features.");
+    m.def(
+        "drain_log",
+        [] {
+            std::vector<std::pair<int, std::string>> lines;
+            for (LogLine & line : drain_log()) {
+                lines.emplace_back(line.level, std::move(line.text));
+            }
+            return lines;
+        },
+        "Take llama.cpp's buffered log lines as (level, text), oldest first; levels are 2 info, 3 warning, 4 error.");
+    m.def("default_threads", &default_threads, "Physical cores this process may run on, at least 1.");
+}

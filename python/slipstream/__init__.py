@@ -1,1 +1,55 @@
+"""Slipstream: run, serve and measure local language models. Names are imported when first used."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slipstream.base.errors import SlipstreamError
+    from slipstream.base.types import FinishReason, LoadConfig, SamplingParams
+    from slipstream.llm import LLM, Completion
+    from slipstream.native import Context, LoraAdapter, Model, Sampler, build_info
+
+__version__ = "0.1.0"
+
+# Public name to the module that has it. `import slipstream` must stay free of numpy and of the native core.
+_HOMES = {
+    "LLM": "slipstream.llm",
+    "Completion": "slipstream.llm",
+    "Context": "slipstream.native",
+    "FinishReason": "slipstream.base.types",
+    "LoadConfig": "slipstream.base.types",
+    "LoraAdapter": "slipstream.native",
+    "Model": "slipstream.native",
+    "Sampler": "slipstream.native",
+    "SamplingParams": "slipstream.base.types",
+    "SlipstreamError": "slipstream.base.errors",
+    "build_info": "slipstream.native",
+}
+
+__all__ = [
+    "LLM",
+    "Completion",
+    "Context",
+    "FinishReason",
+    "LoadConfig",
+    "LoraAdapter",
+    "Model",
+    "Sampler",
+    "SamplingParams",
+    "SlipstreamError",
+    "__version__",
+    "build_info",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute can be anything
+    if name not in _HOMES:
+        message = f"module 'slipstream' has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

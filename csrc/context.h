@@ -1,0 +1,171 @@
+// A context: the KV cache and everything needed to compute on it. One thread at a time; a second one gets
+// ContextBusyError. Every precondition that llama.cpp would answer with abort() is checked here first.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ggml-cpu.h"
+#include "llama.h"
+#include "model.h"
+
+namespace slipstream {
+
+struct ContextOptions {
+    uint32_t n_ctx = 0; // 0: what the model was trained on
+    uint32_t n_batch = 512;
+    uint32_t n_ubatch = 0; // 0: n_batch
+    uint32_t n_seq_max = 1;
+    uint32_t n_outputs_max = 0; // 0: n_batch
+    int32_t n_threads = 0;      // 0: physical cores
+    int32_t n_threads_batch = 0;
+    int32_t flash_attention = -1; // -1: llama.cpp decides
+    std::string type_k = "f16";
+    std::string type_v = "f16";
+    bool embeddings = false;
+    std::string pooling = "default"; // default, none, mean, cls, last, rank
+    bool kv_unified = true;
+    bool swa_full = true;
+    bool offload_kqv = true;
+    float rope_freq_base = 0;
+    float rope_freq_scale = 0;
+    int32_t poll = 50; // how eagerly idle workers spin, 0 to 100
+};
+
+// A batch: `n` tokens, each with a position and a sequence, and whether its logits are wanted.
+// `positions` or `outputs` may be null: positions then go on where each sequence ends, and the last token of each
+// sequence is an output.
+struct Batch {
+    size_t n = 0;
+    const int32_t * tokens = nullptr;
+    const int32_t * positions = nullptr;
+    const int32_t * seq_ids = nullptr;
+    const uint8_t * outputs = nullptr;
+};
+
+class LoraAdapter {
+  public:
+    LoraAdapter(const Model & model, const std::string & path);
+    llama_adapter_lora * get() const { return adapter_; }
+    const std::shared_ptr<llama_model> & model() const { return model_; }
+
+  private:
+    std::shared_ptr<llama_model> model_; // frees the adapter with itself
+    llama_adapter_lora * adapter_;
+};
+
+class Context {
+  public:
+    Context(const Model & model, const ContextOptions & options);
+    ~Context();
+    void close();
+
+    // --- compute -----------------------------------------------------------------------------------------------
+    // Throws InvalidBatchError, NoKVSlotError (memory as before), DecodeAborted or ComputeError (the failing batch's
+    // sequences hold an unknown part of it: compare pos_max, trim, and decode again).
+    void decode(const Batch & batch);
+    // Encoder of encoder-decoder models, or embeddings of models without memory. All tokens in one ubatch.
+    void encode(const Batch & batch);
+    // Stops a running decode between graph nodes (CPU backend). Any thread; nothing happens if none runs.
+    void abort() { abort_.store(true, std::memory_order_relaxed); }
+
+    // --- results; valid until the next decode, encode or close --------------------------------------------------
+    // Row of the token at batch index i, n_vocab floats. Throws InvalidBatchError if it was no output.
+    float * logits(int32_t i);
+    float * embeddings(int32_t i);
+    float * embeddings_of_sequence(int32_t seq_id);
+    // Batch indices of the outputs of the last batch, ascending.
+    const std::vector<int32_t> & outputs() const { return outputs_; }
+    uint64_t generation() const { return generation_; }
+
+    // --- memory ---------------------------------------------------------------------------------------------------
+    void memory_clear(bool data);
+    bool seq_rm(int32_t seq_id, int32_t p0, int32_t p1);
+    void seq_cp(int32_t from, int32_t to, int32_t p0, int32_t p1);
+    void seq_keep(int32_t seq_id);
+    void seq_add(int32_t seq_id, int32_t p0, int32_t p1, int32_t delta);
+    int32_t seq_pos_min(int32_t seq_id);
+    int32_t seq_pos_max(int32_t seq_id);
+    bool can_shift();
+
+    // --- state (state.cpp) --------------------------------------------------------------------------------------
+    std::string state_save(int32_t seq_id, const std::vector<int32_t> & tokens);
+    // Returns the tokens given to state_save. Throws StateError; the sequence is empty then.
+    std::vector<int32_t> state_load(const char * data, size_t size, int32_t seq_id);
+
+    // --- settings -------------------------------------------------------------------------------------------------
+    void set_threads(int32_t n_threads, int32_t n_threads_batch);
+    void set_lora(const std::vector<std::pair<const LoraAdapter *, float>> & adapters);
+    void set_causal(bool causal);
+
+    uint32_t n_ctx() const { return n_ctx_; }
+    uint32_t n_ctx_seq() const { return n_ctx_seq_; }
+    uint32_t n_batch() const { return n_batch_; }
+    uint32_t n_ubatch() const { return n_ubatch_; }
+    uint32_t n_seq_max() const { return n_seq_max_; }
+    int32_t n_threads() const { return n_threads_; }
+    int32_t n_threads_batch() const { return n_threads_batch_; }
+    int32_t n_vocab() const { return n_vocab_; }
+    int32_t n_embd() const;
+    enum llama_pooling_type pooling() const { return ::llama_pooling_type(ctx_.get()); }
+    const std::shared_ptr<llama_model> & model() const { return model_; }
+    const llama_vocab * vocab() const { return llama_model_get_vocab(model_.get()); }
+
+    // Called every 50 ms during a decode, on the thread that decodes; true stops it. For Ctrl-C.
+    void set_interrupt_check(std::function<bool()> check) { interrupt_check_ = std::move(check); }
+
+    // Takes the context for one call. Throws ClosedError or ContextBusyError. Re-entrant use is busy, too.
+    class Lease {
+      public:
+        explicit Lease(Context & context);
+
+      private:
+        std::unique_lock<std::mutex> lock_;
+    };
+
+    // decode() for a caller that already holds a Lease.
+    void decode_leased(const Batch & batch);
+    bool seq_rm_leased(int32_t seq_id, int32_t p0, int32_t p1);
+    float * logits_leased(int32_t i);
+    void check_seq(int32_t seq_id) const;
+
+  private:
+    static bool on_abort_poll(void * self);
+    void prepare(const Batch & batch, bool encode);
+    void check_memory_fits(const llama_context_params & params) const;
+    void attach_threads(int32_t n_threads, int32_t n_threads_batch);
+    void check_output(int32_t i) const;
+    uint64_t layout() const;
+
+    std::shared_ptr<llama_model> model_;
+    uint64_t fingerprint_;
+    ContextOptions options_;
+    std::unique_ptr<llama_context, void (*)(llama_context *)> ctx_;
+    std::unique_ptr<llama_batch_ext, void (*)(llama_batch_ext *)> batch_;
+    std::unique_ptr<ggml_threadpool, void (*)(ggml_threadpool *)> pool_;
+    pid_t pid_;
+    std::mutex busy_;
+    std::atomic<bool> abort_{false};
+    std::function<bool()> interrupt_check_;
+    std::chrono::steady_clock::time_point last_poll_;
+    std::vector<int32_t> outputs_;
+    std::vector<int32_t> next_pos_; // per sequence, scratch of prepare()
+    uint64_t generation_ = 0;
+    uint32_t n_ctx_ = 0, n_ctx_seq_ = 0, n_batch_ = 0, n_ubatch_ = 0, n_seq_max_ = 0;
+    int32_t n_threads_ = 0, n_threads_batch_ = 0, n_vocab_ = 0;
+    bool causal_ = true;
+};
+
+// Physical cores this process may run on, at least 1.
+int32_t default_threads();
+
+} // namespace slipstream

@@ -1,0 +1,189 @@
+#include "model.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "native_log.h"
+
+namespace slipstream {
+
+namespace {
+
+// FNV-1a, 64 bit: offset basis and prime of the reference definition (isthe.com/chongo/tech/comp/fnv).
+uint64_t fnv1a(uint64_t hash, const void * data, size_t size) {
+    const auto * bytes = static_cast<const unsigned char *>(data);
+    for (size_t i = 0; i < size; i++) {
+        hash = (hash ^ bytes[i]) * 0x100000001b3ULL;
+    }
+    return hash;
+}
+
+// The whole header and 64 samples of 4 KiB: tells a fine-tune from its base without reading gigabytes.
+uint64_t hash_file(const std::string & path) {
+    uint64_t hash = 0xcbf29ce484222325ULL;
+    std::unique_ptr<FILE, int (*)(FILE *)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+    if (!file) {
+        return hash;
+    }
+    std::fseek(file.get(), 0, SEEK_END);
+    const uint64_t size = uint64_t(std::ftell(file.get()));
+    hash = fnv1a(hash, &size, sizeof(size));
+    std::vector<unsigned char> block(4096);
+    constexpr uint64_t n_samples = 64;
+    for (uint64_t i = 0; i < n_samples; i++) {
+        const uint64_t offset = size > block.size() ? (size - block.size()) / n_samples * i : 0;
+        std::fseek(file.get(), long(offset), SEEK_SET);
+        hash = fnv1a(hash, block.data(), std::fread(block.data(), 1, block.size(), file.get()));
+    }
+    return hash;
+}
+
+bool on_progress(float fraction, void * data) {
+    const auto & progress = *static_cast<const std::function<bool(float)> *>(data);
+    return !progress || progress(fraction);
+}
+
+} // namespace
+
+Model::Model(const std::string & path, const ModelOptions & options, const std::function<bool(float)> & progress)
+    : path_(path), vocab_only_(options.vocab_only), fingerprint_(0), pid_(getpid()) {
+    llama_model_params params = llama_model_default_params();
+    params.n_gpu_layers = options.gpu_layers;
+    params.load_mode = options.mmap ? (options.mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
+                                    : (options.mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
+    params.use_extra_bufts = options.repack;
+    params.vocab_only = options.vocab_only;
+    params.check_tensors = options.check_tensors;
+    bool cancelled = false;
+    const std::function<bool(float)> watched = [&](float fraction) {
+        cancelled = cancelled || (progress && !progress(fraction));
+        return !cancelled;
+    };
+    params.progress_callback = on_progress;
+    params.progress_callback_user_data = const_cast<std::function<bool(float)> *>(&watched);
+
+    LogCapture log;
+    model_.reset(llama_model_load_from_file(path.c_str(), params), llama_model_free);
+    if (!model_) {
+        const std::string cause = cancelled ? "loading was cancelled" : log.tail("llama.cpp gave no reason");
+        throw Error("ModelLoadError", path + ": " + cause, path);
+    }
+    fingerprint_ = hash_file(path);
+}
+
+void Model::close() {
+    model_.reset();
+}
+
+const std::shared_ptr<llama_model> & Model::handle() const {
+    if (!model_) {
+        throw Error("ClosedError", "the model " + path_ + " is closed");
+    }
+    if (pid_ != getpid()) {
+        throw Error("ClosedError", "the model was loaded before fork(); load it in the process that uses it");
+    }
+    return model_;
+}
+
+const llama_vocab * Model::vocab() const {
+    return llama_model_get_vocab(handle().get());
+}
+
+std::vector<std::pair<std::string, std::string>> Model::metadata() const {
+    const llama_model * model = handle().get();
+    std::vector<std::pair<std::string, std::string>> pairs;
+    std::vector<char> buffer(256);
+    const auto read = [&](auto && getter) {
+        const int32_t length = getter(buffer.data(), buffer.size());
+        if (length >= int32_t(buffer.size())) {
+            buffer.resize(size_t(length) + 1);
+            getter(buffer.data(), buffer.size());
+        }
+        return std::string(buffer.data(), size_t(std::max(length, 0)));
+    };
+    for (int32_t i = 0; i < llama_model_meta_count(model); i++) {
+        std::string key = read([&](char * p, size_t n) { return llama_model_meta_key_by_index(model, i, p, n); });
+        std::string value = read([&](char * p, size_t n) { return llama_model_meta_val_str_by_index(model, i, p, n); });
+        pairs.emplace_back(std::move(key), std::move(value));
+    }
+    return pairs;
+}
+
+std::string Model::description() const {
+    char buffer[256];
+    llama_model_desc(handle().get(), buffer, sizeof(buffer));
+    return buffer;
+}
+
+std::string Model::chat_template(const std::string & name) const {
+    const char * text = llama_model_chat_template(handle().get(), name.empty() ? nullptr : name.c_str());
+    return text == nullptr ? std::string() : std::string(text);
+}
+
+std::vector<int32_t> Model::tokenize(std::string_view text, bool add_special, bool parse_special) const {
+    if (text.size() > size_t(INT32_MAX) / 2) {
+        throw Error("InvalidRequestError", format("text has %zu bytes; at most 1 GiB can be tokenized", text.size()), "text");
+    }
+    // A token is at least one byte; two more for the special ones at the ends. Never too small in practice.
+    std::vector<int32_t> tokens(text.size() + 8);
+    const llama_vocab * words = vocab();
+    const auto call = [&] {
+        return llama_tokenize(words, text.data(), int32_t(text.size()), tokens.data(), int32_t(tokens.size()), add_special,
+                              parse_special);
+    };
+    int32_t n = call();
+    if (n < 0) {
+        tokens.resize(size_t(-n));
+        n = call();
+    }
+    tokens.resize(size_t(std::max(n, 0)));
+    return tokens;
+}
+
+std::string Model::detokenize(const std::vector<int32_t> & tokens, bool remove_special, bool unparse_special) const {
+    for (const int32_t token : tokens) {
+        check_token(token);
+    }
+    std::string text(tokens.size() * 8 + 16, '\0');
+    const llama_vocab * words = vocab();
+    const auto call = [&] {
+        return llama_detokenize(words, tokens.data(), int32_t(tokens.size()), text.data(), int32_t(text.size()), remove_special,
+                                unparse_special);
+    };
+    int32_t n = call();
+    if (n < 0) {
+        text.resize(size_t(-n));
+        n = call();
+    }
+    text.resize(size_t(std::max(n, 0)));
+    return text;
+}
+
+void Model::check_token(int32_t token) const {
+    const int32_t n_vocab = llama_vocab_n_tokens(vocab());
+    if (token < 0 || token >= n_vocab) {
+        throw Error("InvalidRequestError", format("token id %d is not in the vocabulary: 0 to %d", token, n_vocab - 1), "tokens");
+    }
+}
+
+std::string Model::token_to_piece(int32_t token, bool special) const {
+    check_token(token);
+    std::string piece;
+    append_piece(vocab(), token, special, piece);
+    return piece;
+}
+
+void append_piece(const llama_vocab * vocab, int32_t token, bool special, std::string & out) {
+    char small[64];
+    int32_t n = llama_token_to_piece(vocab, token, small, sizeof(small), 0, special);
+    if (n >= 0) {
+        out.append(small, size_t(n));
+        return;
+    }
+    std::string large(size_t(-n), '\0');
+    n = llama_token_to_piece(vocab, token, large.data(), int32_t(large.size()), 0, special);
+    out.append(large, 0, size_t(std::max(n, 0)));
+}
+
+} // namespace slipstream

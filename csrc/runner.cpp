@@ -1,0 +1,88 @@
+#include "runner.h"
+
+#include <algorithm>
+
+namespace slipstream {
+
+Runner::Runner(Context & context) : context_(context), slots_(context.n_seq_max()) {}
+
+void Runner::open_sequence(int32_t seq_id, const SamplerParams & params, int32_t n_logprobs, bool special,
+                           const std::vector<int32_t> & prompt) {
+    context_.check_seq(seq_id);
+    auto sampler = std::make_unique<Sampler>(context_.model(), params);
+    sampler->accept_prompt(prompt);
+    slots_[size_t(seq_id)] = {std::move(sampler), n_logprobs, special};
+}
+
+void Runner::close_sequence(int32_t seq_id) {
+    context_.check_seq(seq_id);
+    slots_[size_t(seq_id)] = {};
+}
+
+bool Runner::trim(int32_t seq_id, int32_t n_tokens) {
+    Context::Lease lease(context_);
+    return context_.seq_rm_leased(seq_id, n_tokens == 0 ? -1 : n_tokens, -1);
+}
+
+std::vector<RowResult> Runner::step(const Step & step) {
+    const size_t n_seqs = step.seq_ids.size();
+    if (step.starts.size() != n_seqs || step.counts.size() != n_seqs || step.sample.size() != n_seqs) {
+        throw Error("InvalidBatchError", "seq_ids, starts, counts and sample must have the same length");
+    }
+    positions_.clear();
+    seq_ids_.clear();
+    outputs_.clear();
+    std::vector<std::pair<int32_t, int32_t>> rows; // batch index, sequence id
+    for (size_t s = 0; s < n_seqs; s++) {
+        for (int32_t i = 0; i < step.counts[s]; i++) {
+            positions_.push_back(step.starts[s] + i);
+            seq_ids_.push_back(step.seq_ids[s]);
+            outputs_.push_back(0);
+        }
+        if (step.counts[s] < 1) {
+            throw Error("InvalidBatchError", format("sequence %d has %d tokens in this step", step.seq_ids[s], step.counts[s]));
+        }
+        if (step.sample[s] != 0) {
+            context_.check_seq(step.seq_ids[s]);
+            if (!slots_[size_t(step.seq_ids[s])].sampler) {
+                throw Error("InvalidBatchError", format("sequence %d has no sampler; open it first", step.seq_ids[s]));
+            }
+            outputs_.back() = 1;
+            rows.emplace_back(int32_t(outputs_.size()) - 1, step.seq_ids[s]);
+        }
+    }
+    if (step.tokens.size() != positions_.size()) {
+        throw Error("InvalidBatchError", format("counts add up to %zu, but there are %zu tokens", positions_.size(), step.tokens.size()));
+    }
+    Context::Lease lease(context_);
+    context_.decode_leased({step.tokens.size(), step.tokens.data(), positions_.data(), seq_ids_.data(), outputs_.data()});
+    std::vector<RowResult> results;
+    results.reserve(rows.size());
+    for (const auto & [index, seq_id] : rows) {
+        results.push_back(sample_row(slots_[size_t(seq_id)], context_.logits_leased(index)));
+    }
+    return results;
+}
+
+RowResult Runner::sample_row(Slot & slot, float * logits) {
+    RowResult row;
+    const llama_vocab * vocab = context_.vocab();
+    row.token = slot.sampler->sample(logits);
+    slot.sampler->accept(row.token);
+    row.is_eog = llama_vocab_is_eog(vocab, row.token);
+    append_piece(vocab, row.token, slot.special, row.piece);
+    if (slot.n_logprobs >= 0) {
+        const double normalizer = log_sum_exp(logits, context_.n_vocab());
+        row.has_logprob = true;
+        row.logprob = double(logits[row.token]) - normalizer;
+        select_top_k(logits, context_.n_vocab(), slot.n_logprobs, candidates_);
+        for (const Candidate & candidate : candidates_) {
+            TopLogprob top = {candidate.token, {}, double(candidate.logit) - normalizer};
+            append_piece(vocab, candidate.token, true, top.piece);
+            row.top.push_back(std::move(top));
+        }
+    }
+    return row;
+}
+
+} // namespace slipstream

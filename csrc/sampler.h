@@ -1,0 +1,110 @@
+// Choosing tokens from raw logits. The common parameters (bias, penalties, temperature, top-k, top-p, min-p) are our
+// own code on the float row; anything else builds llama.cpp's sampler chain in its default order.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <random>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "llama.h"
+
+namespace slipstream {
+
+struct SamplerParams {
+    float temperature = 0.8f;
+    int32_t top_k = 40;
+    float top_p = 0.95f;
+    float min_p = 0.05f;
+    float typical_p = 1.0f;
+    float top_n_sigma = -1.0f;
+    float xtc_probability = 0.0f;
+    float xtc_threshold = 0.1f;
+    float dry_multiplier = 0.0f;
+    float dry_base = 1.75f;
+    int32_t dry_allowed_length = 2;
+    int32_t dry_penalty_last_n = -1;
+    std::vector<std::string> dry_sequence_breakers = {"\n", ":", "\"", "*"};
+    float repeat_penalty = 1.0f;
+    float presence_penalty = 0.0f;
+    float frequency_penalty = 0.0f;
+    int32_t repeat_last_n = 64;
+    int32_t mirostat = 0;
+    float mirostat_tau = 5.0f;
+    float mirostat_eta = 0.1f;
+    std::vector<std::pair<int32_t, float>> logit_bias;
+    uint64_t seed = 0;
+    std::string grammar;
+};
+
+struct Candidate {
+    int32_t token;
+    float logit;
+};
+
+class Sampler {
+  public:
+    // Keeps a hold on the model: grammars and DRY read its vocabulary.
+    // Throws GrammarError, InvalidRequestError (bias for a token that is not in the vocabulary).
+    Sampler(std::shared_ptr<llama_model> model, const SamplerParams & params);
+
+    // Picks a token. `logits` (n_vocab floats) is changed during the call and restored before it returns.
+    // Throws ComputeError if no token is possible (all logits -inf or NaN).
+    int32_t sample(float * logits);
+    // Tells penalties, DRY and the grammar that `token` came next.
+    void accept(int32_t token);
+    // The same for a prompt, which no grammar sees.
+    void accept_prompt(const std::vector<int32_t> & tokens);
+    void reset();
+    // With the state, random numbers included.
+    std::unique_ptr<Sampler> clone() const;
+
+    const SamplerParams & params() const { return params_; }
+    int32_t n_vocab() const { return n_vocab_; }
+
+  private:
+    struct Free {
+        void operator()(llama_sampler * sampler) const { llama_sampler_free(sampler); }
+    };
+    using SamplerPtr = std::unique_ptr<llama_sampler, Free>;
+
+    Sampler(const Sampler & other);
+    void build_chain();
+    int32_t sample_own(const float * logits);
+    int32_t sample_chain(const float * logits);
+    int32_t pick(const float * logits);
+    bool grammar_allows(int32_t token) const;
+    void adjust(float * logits);
+    void restore(float * logits);
+    void remember(int32_t token);
+    double uniform();
+
+    std::shared_ptr<llama_model> model_;
+    const llama_vocab * vocab_;
+    int32_t n_vocab_;
+    SamplerParams params_;
+    SamplerPtr chain_; // null: own code
+    SamplerPtr grammar_;
+    std::mt19937_64 random_;
+    std::deque<int32_t> recent_; // the last repeat_last_n tokens
+    std::unordered_map<int32_t, int32_t> recent_counts_;
+    std::vector<Candidate> undo_;        // original logits changed by adjust(), newest last
+    std::vector<Candidate> candidates_;  // scratch of sample_own()
+    std::vector<llama_token_data> data_; // scratch of sample_chain()
+    std::vector<double> weights_;        // scratch of sample_own()
+};
+
+// --- pieces, testable by themselves ------------------------------------------------------------------------------
+
+// Index of the largest of n floats, the first of equals; -1 if none is above -inf (NaN never wins).
+int32_t argmax(const float * values, int32_t n);
+// The k largest of n floats, best first. O(n) compares by blocks plus O(k log k) per new entry.
+void select_top_k(const float * values, int32_t n, int32_t k, std::vector<Candidate> & out);
+// log(sum(exp(values))).
+double log_sum_exp(const float * values, int32_t n);
+
+} // namespace slipstream

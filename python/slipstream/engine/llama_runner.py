@@ -1,0 +1,224 @@
+"""The ModelRunner on llama.cpp: one native context, one native call per step. The only engine file that knows _core."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from slipstream import _core
+from slipstream.base.errors import InvalidRequestError
+from slipstream.base.types import DEFAULT_CONTEXT_LENGTH, TokenLogprob
+from slipstream.engine.runner import RunnerInfo, StepResult
+from slipstream.engine.sampler_params import to_native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from slipstream.base.types import LoadConfig, SamplingParams
+    from slipstream.engine.runner import ScheduledSequence
+
+_log = logging.getLogger(__name__)
+_llama_log = logging.getLogger("slipstream.llama")
+# ggml's levels are info 2, warning 3, error 4. Its info is chatter about tensors and buffers.
+_LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+
+
+def forward_native_log() -> None:
+    """Pass llama.cpp's buffered log lines on to the logger `slipstream.llama`."""
+    for level, text in _core.drain_log():
+        _llama_log.log(_LEVELS.get(level, logging.DEBUG), "%s", text)
+
+
+class LlamaRunner:
+    """A model and its one context. Tokenizing is safe from any thread; steps come from the engine thread.
+
+    Args:
+        model: Loaded; its file must have been checked.
+        config: Sizes the context.
+
+    Raises:
+        ContextCreateError: the machine or the model refuses the context.
+    """
+
+    info: RunnerInfo
+
+    def __init__(self, model: _core.Model, config: LoadConfig) -> None:
+        num_ctx = config.context_length or min(model.n_ctx_train, DEFAULT_CONTEXT_LENGTH)
+        try:
+            self._context = _core.Context(
+                model,
+                n_ctx=num_ctx,
+                n_batch=min(config.batch_size, max(num_ctx, 1)),
+                n_seq_max=config.parallel,
+                n_outputs_max=config.parallel,
+                n_threads=config.threads,
+                flash_attention=config.flash_attention,
+                type_k=config.kv_type,
+                type_v=config.kv_type,
+                interruptible=False,
+            )
+        finally:
+            forward_native_log()
+        self._model = model
+        self._runner = _core.Runner(self._context)
+        self.info = RunnerInfo(
+            num_kv_cells=self._context.n_ctx,
+            max_num_seqs=self._context.n_seq_max,
+            max_batch_tokens=self._context.n_batch,
+            max_sequence_length=self._context.n_ctx_seq,
+            can_trim=not (model.is_recurrent or model.is_hybrid),
+            num_vocab=model.n_vocab,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        config: LoadConfig,
+        progress: Callable[[float], bool | None] | None = None,
+    ) -> LlamaRunner:
+        """Load a model file and make its context.
+
+        Args:
+            path: A .gguf file that `models.gguf.check_model_file` has passed.
+            config: See LoadConfig.
+            progress: Called with 0 to 1 on this thread; returning False cancels.
+
+        Returns:
+            A runner that owns both.
+
+        Raises:
+            ModelLoadError: no usable model, or cancelled.
+            ContextCreateError: the machine or the model refuses the context.
+        """
+        try:
+            model = _core.Model(
+                path,
+                gpu_layers=config.gpu_layers,
+                mmap=config.mmap,
+                repack=config.repack,
+                progress=progress,
+            )
+        finally:
+            forward_native_log()
+        try:
+            return cls(model, config)
+        except BaseException:
+            model.close()
+            raise
+
+    # --- the ModelRunner protocol, on the engine thread --------------------------------------------------------
+
+    def open_sequence(
+        self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]
+    ) -> None:
+        """See ModelRunner."""
+        num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
+        self._runner.open_sequence(
+            seq_id, to_native(sampling), num_logprobs, False, list(token_ids)
+        )
+
+    def close_sequence(self, seq_id: int) -> None:
+        """See ModelRunner."""
+        self._runner.close_sequence(seq_id)
+
+    def trim(self, seq_id: int, num_tokens: int) -> bool:
+        """See ModelRunner."""
+        return self._runner.trim(seq_id, num_tokens)
+
+    def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
+        """See ModelRunner."""
+        seq_ids, starts, counts, sample = [], [], [], []
+        tokens: list[int] = []
+        for sequence in scheduled:
+            seq_ids.append(sequence.seq_id)
+            starts.append(sequence.start)
+            counts.append(len(sequence.token_ids))
+            tokens += sequence.token_ids
+            sample.append(sequence.sample)
+        try:
+            token_ids, pieces, is_eog, logprobs = self._runner.step(
+                seq_ids, starts, counts, tokens, sample
+            )
+        except Exception:
+            forward_native_log()
+            raise
+        return StepResult(
+            token_ids,
+            pieces,
+            is_eog,
+            [None if entry is None else TokenLogprob(*entry) for entry in logprobs],
+        )
+
+    def interrupt(self) -> None:
+        """See ModelRunner."""
+        self._context.abort()
+
+    def close(self) -> None:
+        """See ModelRunner."""
+        self._context.close()
+        self._model.close()
+        forward_native_log()
+
+    # --- text, any thread ---------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Turn text into token ids.
+
+        Args:
+            text: Any text.
+            add_special: Add BOS and EOS where the model wants them.
+            parse_special: Read the names of special tokens as those tokens.
+
+        Returns:
+            Token ids.
+
+        Raises:
+            InvalidRequestError: the text holds half a surrogate pair and is no UTF-8.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            message = f"the text is not valid Unicode: {error.reason} at character {error.start}"
+            raise InvalidRequestError(message, param="prompt") from error
+        return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, token_ids: Sequence[int]) -> bytes:
+        """Turn token ids into bytes, control tokens left out."""
+        return self._model.detokenize(list(token_ids), unparse_special=False)
+
+    def token_piece(self, token_id: int, *, special: bool = False) -> bytes:
+        """Return the bytes one token stands for; with `special`, the spelling of control tokens, too."""
+        return self._model.token_to_piece(token_id, special=special)
+
+    @property
+    def bos_text(self) -> str:
+        """The spelling of the BOS token, "" if there is none or the model does not want one."""
+        return self._spelling("bos")
+
+    @property
+    def eos_text(self) -> str:
+        """The spelling of the EOS token, "" if there is none."""
+        return self._spelling("eos")
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether tokenizing with add_special puts a BOS in front."""
+        return self._model.add_bos
+
+    def _spelling(self, role: str) -> str:
+        token_id = self._model.special_tokens[role]
+        return "" if token_id is None else self._model.token_text(token_id)
+
+    def chat_template_source(self) -> str | None:
+        """Return the model's own Jinja chat template, None if it has none."""
+        return self._model.chat_template() or None
+
+    def metadata(self) -> dict[str, str]:
+        """Return the file's scalar metadata as text."""
+        return self._model.metadata()
+
+    @property
+    def description(self) -> str:
+        """Architecture, size and quantization in a few words."""
+        return self._model.description

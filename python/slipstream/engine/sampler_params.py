@@ -1,0 +1,51 @@
+"""From SamplingParams to the native core's struct, field by field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slipstream import _core
+
+if TYPE_CHECKING:
+    from slipstream.base.types import SamplingParams
+
+_FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "top_n_sigma",
+    "xtc_probability",
+    "xtc_threshold",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "repeat_last_n",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+
+
+def to_native(params: SamplingParams) -> _core.SamplerParams:
+    """Make the native struct; what ends a request (max_tokens, stop …) has no place there.
+
+    Args:
+        params: A seed of None becomes 0: whoever wants chance draws one first.
+
+    Returns:
+        A new struct.
+    """
+    native = _core.SamplerParams()
+    for name in _FIELDS:
+        setattr(native, name, getattr(params, name))
+    native.dry_sequence_breakers = list(params.dry_sequence_breakers)
+    native.logit_bias = [(token_id, float(bias)) for token_id, bias in params.logit_bias.items()]
+    native.seed = params.seed or 0
+    native.grammar = params.grammar or ""
+    return native
