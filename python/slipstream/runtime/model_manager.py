@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,10 +12,9 @@ from slipstream.base.types import LoadConfig, ModelInstanceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from slipstream.engine.client import EngineClient
-    from slipstream.engine.core import EngineStats
+    from slipstream.engine.stats import EngineStats
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
