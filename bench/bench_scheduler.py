@@ -11,12 +11,15 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from slipstream.base.types import SamplingParams
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.runner import RunnerInfo, ScheduledSequence, StepResult
 from slipstream.engine.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NUM_REQUESTS = (1, 4, 16, 64)
 PROMPT_TOKENS = 32

@@ -264,14 +264,13 @@ class EngineCore:
     def _emit(self) -> None:
         """Hand the events since the last call to the sink."""
         events, ended_ids = self._scheduler.take_events()
-        if not events or self._is_abandoned:
+        if not events:
             return
-        if ended_ids:
-            with self._changed:
-                if self._is_abandoned:
-                    return
-                for request_id in ended_ids:
-                    del self._accepted[request_id]
+        with self._changed:
+            if self._is_abandoned:
+                return
+            for request_id in ended_ids:
+                del self._accepted[request_id]
         self._deliver(events)
 
     def _deliver(self, events: list[Event]) -> None:

@@ -1,0 +1,211 @@
+"""Seeded random traffic on a small KV cache: whatever happens around a request, its output is what it gives alone."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from slipstream.base.errors import ComputeError, NoKVSlotError
+from slipstream.base.types import FinishReason, RequestFailed, SamplingParams
+from slipstream.engine.request import Request, check_request
+from slipstream.engine.runner import RunnerInfo
+from slipstream.engine.scheduler import Scheduler
+from tests.support.fake_runner import VOCAB, FakeRunner
+
+NUM_REQUESTS = 150
+STOPS = ["stop", "STOP", "ab", "abab", "aba", "日本", "g", "\ufffd", "he", "cc"]
+
+
+def is_terminal(event):
+    return isinstance(event, RequestFailed) or event.finish_reason is not None
+
+
+def random_info(rng):
+    return RunnerInfo(
+        num_kv_cells=rng.randint(40, 120),
+        max_num_seqs=rng.randint(1, 6),
+        max_batch_tokens=rng.choice([1, 3, 8, 32]),
+        max_sequence_length=rng.randint(30, 80),
+        can_trim=rng.random() < 0.7,
+        num_vocab=len(VOCAB),
+    )
+
+
+def random_request(rng, index, limit):
+    """Prompts share beginnings; parameters are of every kind that changes the end of an output."""
+    family = random.Random(rng.randrange(4))
+    shared = [family.randrange(100) for _ in range(limit)][: rng.randrange(limit)]
+    prompt = (shared + [rng.randrange(100) for _ in range(rng.randint(1, 6))])[: limit - 1]
+    sampling = SamplingParams(
+        max_tokens=rng.choice([None, 0, 1, 5, 20, 40]),
+        stop=tuple(rng.sample(STOPS, rng.choice([0, 0, 1, 3]))),
+        stop_token_ids=(rng.randrange(97, 105),) if rng.random() < 0.2 else (),
+        ignore_eos=rng.random() < 0.3,
+        logprobs=1 if rng.random() < 0.3 else None,
+        seed=index,
+    )
+    return f"r{index}", prompt, sampling
+
+
+class Run:
+    """A scheduler on a fake runner with every check after every operation."""
+
+    def __init__(self, info):
+        self.runner = FakeRunner(info)
+        self.scheduler = Scheduler(self.runner)
+        self.requests = {}
+        self.events = []
+        self.now_s = 1.0
+        self.meddle = lambda output: None  # called with every step before it is computed
+
+    def add(self, request_id, prompt, sampling):
+        request = Request(request_id, prompt, sampling, self.now_s)
+        check_request(request, self.runner.info)
+        self.requests[request_id] = request
+        self.scheduler.add(request, self.now_s)
+        self.check()
+
+    def step(self):
+        self.now_s += 1
+        output = self.scheduler.schedule(self.now_s)
+        self.check()
+        while output.scheduled:
+            self.meddle(output)
+            try:
+                result = self.runner.step(output.scheduled)
+            except NoKVSlotError as error:
+                self.scheduler.relieve(error, self.now_s)
+                self.check()
+                output = self.scheduler.schedule(self.now_s)
+                continue
+            except ComputeError as error:
+                self.scheduler.fail_step(output, error)
+            else:
+                self.scheduler.update_from_output(output, result, self.now_s)
+            break
+        self.check()
+        return output
+
+    def check(self):
+        self.events += self.scheduler.take_events()[0]
+        self.scheduler.check_integrity()
+        cells = {seq_id: cells for seq_id, cells in self.runner.cells.items() if cells}
+        expected = self.scheduler.kv_cache.idle_sequences()
+        for request in self.requests.values():
+            if request.num_computed_tokens and request.request_id in self.scheduler._requests:
+                expected[request.seq_id] = request.token_ids[: request.num_computed_tokens]
+        assert cells == expected, "the accounts are not what lies in the cells"
+        assert sum(map(len, cells.values())) <= self.runner.info.num_kv_cells
+
+    def outcome(self, request_id):
+        events = [event for event in self.events if event.request_id == request_id]
+        assert [is_terminal(event) for event in events] == [False] * (len(events) - 1) + [True]
+        deltas = [event for event in events if not isinstance(event, RequestFailed)]
+        text = "".join(delta.text for delta in deltas)
+        token_ids = [token for delta in deltas for token in delta.token_ids]
+        assert token_ids == self.requests[request_id].output_token_ids
+        wants_logprobs = self.requests[request_id].sampling.logprobs is not None
+        for delta in deltas:
+            entries = None if delta.logprobs is None else [e.token_id for e in delta.logprobs]
+            assert entries == (delta.token_ids if wants_logprobs and delta.token_ids else None)
+        return text, token_ids, events[-1]
+
+
+def alone(info, arguments):
+    run = Run(info)
+    run.add(*arguments)
+    while run.scheduler.has_requests:
+        run.step()
+    return run.outcome(arguments[0])
+
+
+def play(rng, run, todo, *, abort=0.0, compute_error=0.0, no_slot=0.0):
+    """Feed the requests in bursts, with random faults, until all have ended; the ids of those meddled with."""
+    touched = set()
+    todo = list(reversed(todo))
+    num_steps = 0
+
+    def meddle(output):
+        if rng.random() < compute_error:
+            run.runner.errors.append(ComputeError("made up"))
+            touched.update(request.request_id for request in output.requests)
+        elif run.scheduler.num_running > 1 and rng.random() < no_slot:
+            run.runner.errors.append(NoKVSlotError("made up"))
+
+    run.meddle = meddle
+    while todo or run.scheduler.has_requests:
+        num_steps += 1
+        assert num_steps < 100_000, "no progress"
+        while todo and rng.random() < 0.3:
+            run.add(*todo.pop())
+        under_way = list(run.scheduler._requests)
+        if under_way and rng.random() < abort:
+            request_id = rng.choice(under_way)
+            run.scheduler.abort(request_id, run.now_s)
+            run.check()
+            touched.add(request_id)
+        run.step()
+    assert not run.runner.samplers
+    return touched
+
+
+def check_outcomes(run, info, todo, touched):
+    assert Counter(e.request_id for e in run.events if is_terminal(e)) == Counter(
+        request_id for request_id, _, _ in todo
+    )
+    for arguments in todo:
+        text, token_ids, end = run.outcome(arguments[0])
+        text_alone, token_ids_alone, end_alone = alone(info, arguments)
+        if arguments[0] in touched:
+            assert token_ids == token_ids_alone[: len(token_ids)]
+            # an abort releases what was held back, maybe the beginning of a stop string
+            assert text_alone.startswith(text) or end.finish_reason is FinishReason.ABORT
+            continue
+        assert (text, token_ids) == (text_alone, token_ids_alone)
+        assert end.finish_reason == end_alone.finish_reason
+        assert end.stop_string == end_alone.stop_string
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_outputs_do_not_depend_on_the_company(seed):
+    rng = random.Random(seed)
+    info = random_info(rng)
+    limit = min(info.max_sequence_length, info.num_kv_cells)
+    todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
+    run = Run(info)
+    touched = play(rng, run, todo)
+    assert not touched
+    check_outcomes(run, info, todo, touched)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_aborts_and_faults_reach_nobody_else(seed):
+    rng = random.Random(100 + seed)
+    info = random_info(rng)
+    limit = min(info.max_sequence_length, info.num_kv_cells)
+    todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
+    run = Run(info)
+    touched = play(rng, run, todo, abort=0.1, compute_error=0.02)
+    check_outcomes(run, info, todo, touched)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_runner_that_now_and_then_finds_no_room_changes_no_output(seed):
+    rng = random.Random(200 + seed)
+    info = random_info(rng)
+    limit = min(info.max_sequence_length, info.num_kv_cells)
+    todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
+    run = Run(info)
+    touched = play(rng, run, todo, no_slot=0.1)
+    assert not touched
+    check_outcomes(run, info, todo, touched)
+
+
+def test_the_runs_above_reach_preemption_reuse_and_eviction():
+    rng = random.Random(5)
+    info = RunnerInfo(60, 4, 8, 50, True, len(VOCAB))
+    run = Run(info)
+    play(rng, run, [random_request(rng, index, 50) for index in range(NUM_REQUESTS)])
+    assert run.scheduler.num_preemptions > 0
+    assert run.scheduler.num_cached_tokens > 0
+    assert run.scheduler.num_cached_tokens < run.scheduler.num_prompt_tokens
