@@ -27,8 +27,10 @@ ChatTemplate::ChatTemplate(const std::string & source, const std::string & bos, 
     : impl_(std::make_unique<Impl>()) {
     // common_log prints by itself, past our log; its levels are of no use here.
     common_log_set_verbosity_thold(-1);
-    impl_->templates = translated("the chat template does not parse",
-                                  [&] { return common_chat_templates_init(nullptr, source, bos, eos); });
+    impl_->templates = translated("the chat template does not parse", [&] {
+        common_chat_template(source, bos, eos); // the call below loses the message of what this throws
+        return common_chat_templates_init(nullptr, source, bos, eos);
+    });
     if (!impl_->templates) {
         throw Error("TemplateError", "the chat template does not parse", "chat_template");
     }

@@ -1,0 +1,218 @@
+"""Sampler: our own path against a plain reference, llama.cpp's chain, grammars, penalties, seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from slipstream.base.errors import ComputeError, GrammarError, InvalidRequestError
+from slipstream.base.types import SamplingParams
+from slipstream.native import Model, Sampler, sampler_params
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NUM_VOCAB = 300
+
+
+def make(model: Model, **values: Any) -> Sampler:
+    return Sampler(model, sampler_params(SamplingParams(**values)))
+
+
+def random_logits(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 3, NUM_VOCAB).astype(np.float32)
+
+
+def reference_distribution(
+    logits: np.ndarray, *, temperature: float, top_k: int, top_p: float, min_p: float
+) -> np.ndarray:
+    """Return the probabilities by the definition of the filters, in float64."""
+    order = np.argsort(-logits.astype(np.float64), kind="stable")
+    keep = order[: top_k or None]
+    p = np.exp(logits[keep].astype(np.float64) - logits.max())
+    p /= p.sum()
+    if top_p < 1:
+        keep = keep[: int(np.searchsorted(np.cumsum(p), top_p) + 1)]
+        p = p[: len(keep)]
+    keep = keep[p >= min_p * p[0]]
+    scaled = np.exp((logits[keep].astype(np.float64) - logits.max()) / temperature)
+    result = np.zeros(len(logits))
+    result[keep] = scaled / scaled.sum()
+    return result
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_temperature_zero_takes_the_highest_logit(model: Model, seed: int) -> None:
+    logits = random_logits(seed)
+    assert make(model, temperature=0).sample_logits(logits) == int(logits.argmax())
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0},
+        {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
+        {"temperature": 1.5, "top_k": 0, "top_p": 0.7, "min_p": 0.0},
+        {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.2},
+        {"temperature": 2.0, "top_k": 3, "top_p": 1.0, "min_p": 0.0},
+    ],
+)
+def test_samples_follow_the_distribution(model: Model, filters: dict[str, Any]) -> None:
+    logits = random_logits(7)
+    expected = reference_distribution(logits, **filters)
+    sampler = make(model, seed=11, **filters)
+    num_draws = 20_000
+    counts = Counter(sampler.sample_logits(logits) for _ in range(num_draws))
+    assert all(expected[token] > 0 for token in counts)
+    likely = np.flatnonzero(expected * num_draws >= 5)
+    observed = np.array([counts[token] for token in likely])
+    chi2 = (((observed - expected[likely] * num_draws) ** 2) / (expected[likely] * num_draws)).sum()
+    # The 99.9 % point of chi-square with d degrees of freedom, Wilson and Hilferty's approximation.
+    d = max(len(likely) - 1, 1)
+    assert chi2 < d * (1 - 2 / (9 * d) + 3.09 * (2 / (9 * d)) ** 0.5) ** 3
+
+
+def test_the_same_seed_gives_the_same_tokens(model: Model) -> None:
+    rows = [random_logits(i) for i in range(50)]
+    first = [make(model, seed=5, top_k=0).sample_logits(row) for row in rows]
+    sampler = make(model, seed=5, top_k=0)
+    once = [sampler.sample_logits(row) for row in rows]
+    sampler.reset()
+    assert [sampler.sample_logits(row) for row in rows] == once
+    assert first[0] == once[0]
+    other = make(model, seed=6, top_k=0)
+    assert [other.sample_logits(row) for row in rows] != once
+
+
+def test_a_clone_goes_on_where_the_original_is(model: Model) -> None:
+    sampler = make(model, seed=3, repeat_penalty=1.3)
+    for i in range(10):
+        sampler.accept(sampler.sample_logits(random_logits(i)))
+    clone = sampler.clone()
+    rows = [random_logits(100 + i) for i in range(20)]
+    assert [clone.sample_logits(row) for row in rows] == [
+        sampler.sample_logits(row) for row in rows
+    ]
+
+
+def test_bias_forces_and_forbids(model: Model) -> None:
+    logits = random_logits(1)
+    best = int(logits.argmax())
+    assert make(model, temperature=0, logit_bias={17: 100.0}).sample_logits(logits) == 17
+    assert (
+        make(model, temperature=0, logit_bias={best: float("-inf")}).sample_logits(logits) != best
+    )
+    with pytest.raises(InvalidRequestError, match="logit_bias"):
+        make(model, logit_bias={300: 1.0})
+
+
+def test_penalties_lower_recent_tokens_and_forget_old_ones(model: Model) -> None:
+    logits = np.zeros(NUM_VOCAB, dtype=np.float32)
+    logits[[10, 11, 12]] = [3.0, 2.9, 2.0]
+    sampler = make(model, temperature=0, presence_penalty=0.5, repeat_last_n=2)
+    assert sampler.sample_logits(logits) == 10
+    sampler.accept(10)
+    assert sampler.sample_logits(logits) == 11
+    sampler.accept(11)
+    assert sampler.sample_logits(logits) == 10
+    sampler.accept(200)
+    sampler.accept(201)
+    assert sampler.sample_logits(logits) == 10
+    frequency = make(model, temperature=0, frequency_penalty=0.4, repeat_last_n=-1)
+    frequency.accept_prompt([10, 10, 10])
+    assert frequency.sample_logits(logits) == 11
+    repeat = make(model, temperature=0, repeat_penalty=2.0)
+    repeat.accept(10)
+    repeat.accept(11)
+    assert repeat.sample_logits(logits) == 12
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mirostat": 1},
+        {"mirostat": 2},
+        {"typical_p": 0.5},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.05},
+        {"top_n_sigma": 1.0},
+        {"dry_multiplier": 0.8},
+    ],
+)
+def test_the_other_samplers_run_and_keep_to_their_seed(
+    model: Model, values: dict[str, Any]
+) -> None:
+    rows = [random_logits(i) for i in range(30)]
+
+    def draw() -> list[int]:
+        sampler = make(model, seed=9, **values)
+        tokens = []
+        for row in rows:
+            tokens.append(sampler.sample_logits(row))
+            sampler.accept(tokens[-1])
+        return tokens
+
+    assert draw() == draw()
+    assert all(0 <= token < NUM_VOCAB for token in draw())
+
+
+def test_dry_breaks_a_repetition(model: Model) -> None:
+    logits = np.zeros(NUM_VOCAB, dtype=np.float32)
+    logits[[33, 34]] = [5.0, 4.0]
+    sampler = make(model, temperature=0, dry_multiplier=10.0, dry_sequence_breakers=())
+    sampler.accept_prompt([30, 31, 32, 33, 30, 31, 32])
+    assert sampler.sample_logits(logits) == 34
+
+
+def test_xtc_drops_the_top_choice(model: Model) -> None:
+    logits = np.full(NUM_VOCAB, -20.0, dtype=np.float32)
+    logits[[5, 6]] = [2.0, 1.9]
+    sampler = make(model, xtc_probability=1.0, xtc_threshold=0.1, seed=1)
+    assert {sampler.sample_logits(logits) for _ in range(20)} == {6}
+
+
+def test_a_grammar_is_followed(model: Model, context: Any) -> None:
+    sampler = make(model, temperature=1.0, seed=2, grammar='root ::= ("yes" | "no") "!"')
+    text = b""
+    for i in range(20):
+        token = sampler.sample_logits(random_logits(i))
+        sampler.accept(token)
+        if model.is_eog(token):
+            break
+        text += model.token_to_piece(token)
+    assert text in (b"yes!", b"no!")
+
+
+@pytest.mark.parametrize(
+    "grammar", ["root ::= (", "nothing here", 'other ::= "x"', "root ::= undefined"]
+)
+def test_bad_grammars_are_refused(model: Model, grammar: str) -> None:
+    with pytest.raises(GrammarError, match="GBNF"):
+        make(model, grammar=grammar)
+
+
+def test_rows_without_a_possible_token_are_an_error(model: Model) -> None:
+    nothing = np.full(NUM_VOCAB, -np.inf, dtype=np.float32)
+    nan = np.full(NUM_VOCAB, np.nan, dtype=np.float32)
+    for values in ({"temperature": 0}, {}, {"typical_p": 0.9}):
+        for row in (nothing, nan):
+            with pytest.raises(ComputeError, match="no token"):
+                make(model, **values).sample_logits(row)
+
+
+def test_logits_of_another_size_are_refused(model: Model) -> None:
+    with pytest.raises(InvalidRequestError, match="300"):
+        make(model).sample_logits(np.zeros(10, dtype=np.float32))
+
+
+def test_sampling_leaves_the_context_logits_as_they_were(
+    tiny: Callable[[str], Model], context: Any
+) -> None:
+    context.decode(np.array([1, 2, 3], dtype=np.int32))
+    before = context.logits(2)
+    sampler = make(tiny("llama"), repeat_penalty=1.5, logit_bias={4: 9.0}, seed=1)
+    sampler.accept_prompt([1, 2, 3])
+    sampler.sample(context, 2)
+    np.testing.assert_array_equal(context.logits(2), before)
