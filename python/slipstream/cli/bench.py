@@ -1,0 +1,128 @@
+"""`slipstream bench`: measures models in this process and prints a table or JSON."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from slipstream.benchmark.decode import DecodeResult, DecodeSettings
+    from slipstream.native import Model
+
+bench_app = typer.Typer(help="Measure how fast models run here.", no_args_is_help=True)
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Measure how fast models run here."""
+
+
+@bench_app.command()
+def decode(
+    model: Annotated[str, typer.Argument(help="Path of a .gguf file, or `demo`.")] = "demo",
+    num_prompt: Annotated[
+        int, typer.Option("--num-prompt", "-p", min=0, help="Prompt tokens; 0: no such test.")
+    ] = 512,
+    num_generate: Annotated[
+        int, typer.Option("--num-generate", "-n", min=0, help="Generated tokens; 0: no such test.")
+    ] = 128,
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", "-r", min=1, help="Runs of each test.")
+    ] = 5,
+    depth: Annotated[
+        int, typer.Option("--depth", "-d", min=0, help="Tokens already in the KV cache.")
+    ] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, help="Prompt tokens in one batch.")
+    ] = 512,
+    threads: Annotated[
+        int, typer.Option("--threads", "-t", min=0, help="CPU threads; 0: the physical cores.")
+    ] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON with machine, commit, build and every sample.")
+    ] = False,
+) -> None:
+    """Measure prompt (pp) and generation (tg) speed of one sequence, as llama-bench does."""
+    from slipstream.benchmark.decode import DecodeSettings, bench_model
+    from slipstream.models.catalog import resolve_model
+
+    settings = DecodeSettings(
+        num_prompt=num_prompt,
+        num_generate=num_generate,
+        repetitions=repetitions,
+        depth=depth,
+        batch_size=batch_size,
+        threads=threads,
+    )
+    path = resolve_model(model)
+    from slipstream.native import Model
+
+    loaded = Model(path)
+    try:
+        with _Progress() as progress:
+            results, used_threads = bench_model(loaded, settings, progress.update)
+        if as_json:
+            import json
+
+            from slipstream.benchmark.report import decode_report
+
+            report = decode_report(loaded, settings, results, used_threads)
+            typer.echo(json.dumps(report, indent=2))
+        else:
+            _print_table(loaded, settings, results, used_threads)
+    finally:
+        loaded.close()
+
+
+class _Progress:
+    """A bar on stderr while a terminal is watching."""
+
+    def __enter__(self) -> _Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._task = self._bar.add_task("warming up", total=None)
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def update(self, test: str, done: int, total: int) -> None:
+        self._bar.update(self._task, description=test, completed=done, total=total)
+
+
+def _print_table(
+    model: Model, settings: DecodeSettings, results: list[DecodeResult], threads: int
+) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from slipstream.benchmark.report import cpu_name
+
+    table = Table("test", title=escape(model.description), title_justify="left")
+    table.add_column("tokens/s", justify="right")
+    table.add_column("± std", justify="right")
+    table.add_column("median", justify="right")
+    for result in results:
+        speed = result.tokens_per_s
+        row = (speed.mean, speed.stdev, speed.median)
+        table.add_row(result.test, *(f"{value:.2f}" for value in row))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{model.size_bytes / 2**20:.1f} MiB, {model.n_params / 1e6:.1f} M parameters, {threads} threads, "
+        f"batch {settings.batch_size}, {settings.repetitions} repetitions, {escape(cpu_name())}",
+        highlight=False,
+    )

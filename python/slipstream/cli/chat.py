@@ -1,0 +1,187 @@
+"""`slipstream chat`: a conversation with a model that runs in this process."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from slipstream.base.errors import SlipstreamError
+from slipstream.cli.conversation import Conversation, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipstream.base.types import SamplingParams, Usage
+    from slipstream.llm import LLM
+
+PROMPT = "> "
+# What a terminal would obey rather than show; a model's output must not move its cursor or rename its window.
+_CONTROL = {
+    code: "\ufffd" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if code not in (9, 10)
+}
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="Path of a .gguf file, or `demo`.")] = "demo",
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", "-p", help="Ask this, print the answer, stop. Text on stdin follows it."
+        ),
+    ] = None,
+    system: Annotated[str, typer.Option("--system", "-s", help="System prompt.")] = "",
+    temperature: Annotated[
+        float | None, typer.Option(help="0 always takes the most likely token.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer; until the context is full if not given."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same seed, the same answers.")
+    ] = None,
+    context_length: Annotated[
+        int, typer.Option(min=0, help="Tokens of the KV cache; 0: the model's own, at most 8192.")
+    ] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the physical cores.")] = 0,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Token counts and speed on stderr.")
+    ] = False,
+) -> None:
+    """Chat with a model. Text on stdin, when it is no terminal, is asked at once."""
+    from slipstream.base.types import SamplingParams
+
+    given: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    sampling = SamplingParams(**{k: value for k, value in given.items() if value is not None})
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+    question = "\n\n".join(part for part in (prompt, piped.strip()) if part)
+    interactive = prompt is None and sys.stdin is not None and sys.stdin.isatty()
+    if not interactive and not question:
+        message = "there is no question: give one with -p or on stdin"
+        raise typer.BadParameter(message, param_hint="--prompt")
+    conversation = Conversation(system=system)
+    with closing(_load(model, context_length, threads)) as llm:
+        if not interactive:
+            usage = _answer(llm, conversation, question, sampling, sys.stdout)
+            if stats:
+                typer.echo(describe(usage), err=True)
+            return
+        typer.echo(f"{model}; /help lists the commands.", err=True)
+        _converse(llm, conversation, sampling, _line_reader(), stats=stats)
+
+
+def _load(model: str, context_length: int, threads: int) -> LLM:
+    from slipstream.models.catalog import resolve_model
+
+    path = resolve_model(model)
+    from slipstream.llm import LLM
+
+    return LLM(path, context_length=context_length, threads=threads, parallel=1)
+
+
+def _line_reader() -> Callable[[], str]:
+    """Return a function that asks for a line, with editing and a history that outlives the program.
+
+    The function raises EOFError on Ctrl-D and KeyboardInterrupt on Ctrl-C.
+    """
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory
+
+    from slipstream.base.config import home
+
+    file = home() / "chat_history"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    session: PromptSession[str] = PromptSession(history=FileHistory(str(file)))
+    return lambda: session.prompt(PROMPT)
+
+
+def _converse(
+    llm: LLM,
+    conversation: Conversation,
+    sampling: SamplingParams,
+    read_line: Callable[[], str],
+    *,
+    stats: bool,
+) -> None:
+    """Ask for lines and answer them until the user leaves."""
+    while True:
+        try:
+            line = read_line().rstrip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:  # drops the line that was being typed
+            continue
+        if not line.strip():
+            continue
+        if line.startswith("/"):
+            shown = conversation.command(line)
+            if shown is None:
+                return
+            typer.echo(shown)
+            continue
+        try:
+            usage = _answer(
+                llm, conversation, line.strip(), sampling, sys.stdout, interruptible=True
+            )
+        except KeyboardInterrupt:  # came when the answer had just ended
+            continue
+        except SlipstreamError as error:
+            typer.echo(f"{error} (/reset starts anew)", err=True)
+            continue
+        if stats and usage is not None:
+            typer.echo(describe(usage), err=True)
+
+
+def _answer(
+    llm: LLM,
+    conversation: Conversation,
+    question: str,
+    sampling: SamplingParams,
+    out: TextIO,
+    *,
+    interruptible: bool = False,
+) -> Usage | None:
+    """Stream the answer to `out` and record it.
+
+    Args:
+        llm: Answers.
+        conversation: Gets the question and the answer; unchanged if the request fails.
+        question: Of the user.
+        sampling: How.
+        out: Where the text goes as it comes.
+        interruptible: Ctrl-C ends the answer, and what came so far stays in the conversation. Else it is raised.
+
+    Returns:
+        Usage of a whole answer, None of an interrupted one.
+    """
+    show = _shower(out)
+    text: list[str] = []
+    usage = None
+    stream = llm.chat(conversation.messages(question), sampling=sampling, stream=True)
+    try:
+        with closing(stream):
+            for delta in stream:
+                text.append(delta.text)
+                show(delta.text)
+                usage = delta.usage or usage
+    except KeyboardInterrupt:
+        if not interruptible:
+            raise
+        show(" [interrupted]")
+    show("\n")
+    if any(text):
+        conversation.record(question, "".join(text), usage)
+    return usage
+
+
+def _shower(out: TextIO) -> Callable[[str], None]:
+    terminal = out.isatty()
+
+    def show(text: str) -> None:
+        out.write(text.translate(_CONTROL) if terminal else text)
+        out.flush()
+
+    return show

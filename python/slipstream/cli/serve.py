@@ -1,0 +1,95 @@
+"""`slipstream serve`: the HTTP server. This process never imports the native core; each model has its own process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slipstream.runtime.model_manager import ServedModel
+
+MAX_PORT = 65535
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Paths of .gguf files, or `demo`; the first one answers requests that name no model. "
+            "Without any: `demo`.",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
+    ] = DEFAULT_HOST,
+    port: Annotated[
+        int, typer.Option(min=1, max=MAX_PORT, help="Port to listen on.")
+    ] = DEFAULT_PORT,
+    context_length: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Tokens a model's KV cache holds, shared by its requests; 0: the model's own, at most 8192.",
+        ),
+    ] = 0,
+    parallel: Annotated[
+        int, typer.Option(min=1, help="Requests a model answers at the same time; others wait.")
+    ] = 8,
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads of a model; 0: the physical cores.")
+    ] = 0,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN", help="Origin whose pages may call the API, `*` for all. Repeatable."
+        ),
+    ] = None,
+    log_level: Annotated[
+        str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+) -> None:
+    """Serve models over HTTP until Ctrl-C."""
+    from slipstream.base import log
+    from slipstream.base.types import LoadConfig
+
+    try:
+        log.configure(log_level)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--log-level") from None
+    from slipstream.runtime.model_manager import ModelManager, served_models
+    from slipstream.server.context import ServerSettings
+    from slipstream.server.serve import run
+
+    config = LoadConfig(context_length=context_length, parallel=parallel, threads=threads)
+    served = served_models(models or ["demo"], config)
+    manager = ModelManager(served)
+    settings = ServerSettings(host=host, port=port, cors_origins=tuple(cors or ()))
+
+    async def load() -> None:
+        await manager.load_all(_show_progress if sys.stderr.isatty() else None)
+
+    run(manager, settings, before=load, on_ready=lambda url: _print_ready(url, served))
+
+
+def _show_progress(key: str, fraction: float) -> None:
+    end = "\r\033[K" if fraction >= 1 else ""
+    sys.stderr.write(f"\r\033[Kloading {key} {fraction:.0%}{end}")
+    sys.stderr.flush()
+
+
+def _print_ready(url: str, served: Sequence[ServedModel]) -> None:
+    keys = ", ".join(model.key for model in served)
+    body = {"model": served[0].key, "messages": [{"role": "user", "content": "Say hello."}]}
+    typer.echo(f"Slipstream serves {keys} on {url} (Ctrl-C stops it). Try:")
+    typer.echo(
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+    )
+    sys.stdout.flush()

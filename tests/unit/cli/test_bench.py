@@ -1,0 +1,73 @@
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from slipstream.benchmark import decode, report
+from slipstream.benchmark.decode import DecodeResult
+from slipstream.cli.main import app
+
+
+class FakeModel(SimpleNamespace):
+    def __init__(self, path):
+        super().__init__(
+            path=str(path), description="llama [1M] F32", size_bytes=2**21, n_params=10**6
+        )
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    seen = {}
+
+    def bench_model(model, settings, progress):
+        progress("pp512", 0, 1)
+        seen.update(model=model, settings=settings)
+        return [DecodeResult(test="pp512", num_tokens=512, samples=(10.0, 14.0))], 2
+
+    native = ModuleType("slipstream.native")
+    native.Model = FakeModel
+    catalog = ModuleType("slipstream.models.catalog")
+    catalog.resolve_model = Path
+    monkeypatch.setitem(sys.modules, "slipstream.native", native)
+    monkeypatch.setitem(sys.modules, "slipstream.models.catalog", catalog)
+    monkeypatch.setattr(decode, "bench_model", bench_model)
+    monkeypatch.setattr(report, "provenance", lambda: {"commit": "abc"})
+
+    def invoke(*args):
+        seen["result"] = CliRunner().invoke(app, ["bench", "decode", *args], catch_exceptions=False)
+        return seen
+
+    return invoke
+
+
+def test_the_table_shows_mean_deviation_and_median(bench):
+    seen = bench("m.gguf")
+    shown = seen["result"].stdout
+    assert "llama [1M] F32" in shown
+    assert "pp512" in shown
+    assert "12.00" in shown
+    assert "2.83" in shown
+    assert "2 threads" in shown
+    assert seen["model"].closed
+
+
+def test_json_carries_settings_and_provenance(bench):
+    made = json.loads(bench("m.gguf", "--json", "-p", "64", "-d", "8")["result"].stdout)
+    assert made["commit"] == "abc"
+    assert made["settings"]["num_prompt"] == 64
+    assert made["settings"]["depth"] == 8
+    assert made["results"][0]["samples"] == [10.0, 14.0]
+
+
+def test_the_short_options_are_those_of_llama_bench(bench):
+    settings = bench("m.gguf", "-p", "1", "-n", "2", "-r", "3", "-d", "4", "-b", "5", "-t", "6")[
+        "settings"
+    ]
+    assert (settings.num_prompt, settings.num_generate, settings.repetitions) == (1, 2, 3)
+    assert (settings.depth, settings.batch_size, settings.threads) == (4, 5, 6)

@@ -1,0 +1,93 @@
+import asyncio
+import json
+import logging
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from slipstream.base.types import LoadConfig
+from slipstream.cli.main import app
+from slipstream.runtime import model_manager
+from slipstream.runtime.model_manager import ServedModel
+from slipstream.server import serve as server
+
+
+class FakeManager:
+    def __init__(self, models):
+        self.models = models
+        self.loaded = False
+
+    async def load_all(self, progress=None):
+        assert progress is None  # stderr is no terminal here
+        self.loaded = True
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Run `slipstream serve` with a server that is ready at once; return what it was called with and printed."""
+    seen = {}
+
+    def served_models(names, config):
+        seen.update(names=list(names), config=config)
+        return [ServedModel(key=name, path=Path(name)) for name in names]
+
+    def run(manager, settings, *, before, on_ready):
+        asyncio.run(before())
+        seen.update(manager=manager, settings=settings)
+        on_ready(f"http://{settings.host}:{settings.port}")
+
+    monkeypatch.setattr(model_manager, "served_models", served_models)
+    monkeypatch.setattr(model_manager, "ModelManager", FakeManager)
+    monkeypatch.setattr(server, "run", run)
+    root = logging.getLogger("slipstream")
+    before = (root.handlers[:], root.level, root.propagate)
+
+    def invoke(*args):
+        seen["result"] = CliRunner().invoke(app, ["serve", *args], catch_exceptions=False)
+        return seen
+
+    yield invoke
+    root.handlers[:], root.level, root.propagate = before
+
+
+def test_without_a_model_the_demo_is_served(serve):
+    seen = serve()
+    assert seen["names"] == ["demo"]
+    assert seen["manager"].loaded
+    assert seen["config"] == LoadConfig()
+    assert (seen["settings"].host, seen["settings"].port) == ("127.0.0.1", 1234)
+    assert seen["settings"].cors_origins == ()
+
+
+def test_options_reach_the_models_and_the_server(serve):
+    seen = serve(
+        *("a.gguf", "b.gguf", "--host", "0.0.0.0", "--port", "8080", "--context-length", "4096"),
+        *(
+            "--parallel",
+            "3",
+            "--threads",
+            "2",
+            "--cors",
+            "https://a.example",
+            "--cors",
+            "https://b.example",
+        ),
+    )
+    assert seen["names"] == ["a.gguf", "b.gguf"]
+    assert seen["config"] == LoadConfig(context_length=4096, parallel=3, threads=2)
+    assert (seen["settings"].host, seen["settings"].port) == ("0.0.0.0", 8080)
+    assert seen["settings"].cors_origins == ("https://a.example", "https://b.example")
+
+
+def test_the_ready_line_has_the_url_and_a_curl_call_that_a_shell_can_run(serve):
+    ready, call = serve("demo", "--port", "4321")["result"].stdout.splitlines()
+    assert "http://127.0.0.1:4321" in ready
+    words = shlex.split(call)
+    assert words[:2] == ["curl", "http://127.0.0.1:4321/v1/chat/completions"]
+    assert json.loads(words[words.index("-d") + 1])["model"] == "demo"
+
+
+def test_an_unknown_log_level_is_wrong_usage(serve):
+    assert serve("--log-level", "loud")["result"].exit_code == 2
