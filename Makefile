@@ -40,7 +40,7 @@ lint: $(INSTALLED) $(STAMPS)/test $(STAMPS)/lint  ## ruff, mypy, clang-format, i
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@git ls-files -- '*.cpp' '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 build: $(INSTALLED)  ## build the package into .venv (only what changed)
 	@$(SHOW) "building the native core" build/core.log -- $(BIN)/cmake --build build/editable --target _core
