@@ -104,6 +104,21 @@ void bind_compute(nb::class_<Context> & c) {
             "tokens"_a, "positions"_a = nb::none(), "seq_ids"_a = nb::none(), "outputs"_a = nb::none(),
             nb::sig(encode_signature.c_str()),
             "Run the encoder, or an embedding model that keeps no memory, on up to n_ubatch tokens. Arguments as decode().")
+        .def(
+            "greedy_loop",
+            [](Context & self, int32_t token, int32_t n) {
+                try {
+                    nb::gil_scoped_release release;
+                    return self.greedy_loop(token, n);
+                } catch (const Error &) {
+                    rethrow_pending();
+                    throw;
+                }
+            },
+            "token"_a, "n"_a,
+            "Decode `token` at the end of sequence 0 and go on greedily for `n` tokens in one native call, past end-of-generation\n"
+            "tokens. The floor that benchmarks measure the engine against.\n\n"
+            "Raises:\n    NoKVSlotError: they do not fit the context.")
         .def("abort", &Context::abort, "Stop a running decode soon (CPU backend). Any thread; nothing happens if none runs.")
         .def(
             "logits", [](Context & self, int32_t i) { return copy_row(self.logits(i), size_t(self.n_vocab())); }, "i"_a,

@@ -73,6 +73,9 @@ class Context {
     // Throws InvalidBatchError, NoKVSlotError (memory as before), DecodeAborted or ComputeError (the failing batch's
     // sequences hold an unknown part of it: compare pos_max, trim, and decode again).
     void decode(const Batch & batch);
+    // Generates n tokens greedily after `token`, which is decoded first at the end of sequence 0; end-of-generation
+    // tokens do not stop it. The shortest way to do that with llama.cpp: the floor under engine benchmarks.
+    std::vector<int32_t> greedy_loop(int32_t token, int32_t n);
     // Encoder of encoder-decoder models, or embeddings of models without memory. All tokens in one ubatch.
     void encode(const Batch & batch);
     // Stops a running decode between graph nodes (CPU backend). Any thread; nothing happens if none runs.

@@ -219,6 +219,15 @@ class Context:
         Run the encoder, or an embedding model that keeps no memory, on up to n_ubatch tokens. Arguments as decode().
         """
 
+    def greedy_loop(self, token: int, n: int) -> list[int]:
+        """
+        Decode `token` at the end of sequence 0 and go on greedily for `n` tokens in one native call, past end-of-generation
+        tokens. The floor that benchmarks measure the engine against.
+
+        Raises:
+            NoKVSlotError: they do not fit the context.
+        """
+
     def abort(self) -> None:
         """
         Stop a running decode soon (CPU backend). Any thread; nothing happens if none runs.

@@ -260,3 +260,17 @@ def test_a_decoder_gives_token_embeddings(model: Model) -> None:
     context.decode(ids(1, 2, 3))
     assert context.outputs == [0, 1, 2]
     assert context.embeddings(0).shape == (model.n_embd,)
+
+
+def test_the_bare_loop_generates_what_decode_and_argmax_do(model: Model, context: Context) -> None:
+    tokens = context.greedy_loop(7, 10)
+    context.memory_clear()
+    expected: list[int] = []
+    while len(expected) < 10:
+        context.decode(ids(*(expected[-1:] or [7])))
+        expected.append(int(context.logits(0).argmax()))
+    assert tokens == expected
+    with pytest.raises(NoKVSlotError):
+        context.greedy_loop(7, 10_000)
+    with pytest.raises(InvalidBatchError):
+        context.greedy_loop(model.n_vocab, 1)
