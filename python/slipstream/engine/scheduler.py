@@ -142,11 +142,8 @@ class Scheduler:
             self._schedule_chunk(output, request)
         if self._waiting:
             self._admit(output, now_s)
-        while (
-            not scheduled and len(running) > 1
-        ):  # only prompts, and no cell left for the oldest of them
-            self._preempt_newest()
-            self._schedule_chunk(output, running[0])
+        # Prompts alone cannot be stuck: each was admitted with room for itself and all before it.
+        assert scheduled or not self._requests
         return output
 
     def update_from_output(self, output: SchedulerOutput, result: StepResult, now_s: float) -> None:

@@ -467,6 +467,15 @@ def test_a_prompt_waits_until_its_cells_can_be_had():
     assert engine.scheduler.num_preemptions == 0
 
 
+def test_cells_promised_to_a_prompt_under_way_are_not_given_away():
+    engine = Engine(endless, num_kv_cells=64)
+    engine.add("a", [1] * 40, max_tokens=4)
+    engine.add("b", [2] * 30, max_tokens=1)
+    assert [engine.step() for _ in range(3)] == [{0: 16}, {0: 16}, {0: 8}]
+    engine.run()
+    assert engine.scheduler.num_preemptions == 0
+
+
 def test_a_surprising_lack_of_room_costs_cached_prefixes_first():
     engine = Engine(endless)
     engine.runner.num_real_cells = 50
