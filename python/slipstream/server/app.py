@@ -1,0 +1,128 @@
+"""Puts the server together: routes, middleware, and the one table that gives errors an HTTP status."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.routing import Route
+
+from slipstream.base import errors
+from slipstream.server.context import ServerContext, ServerSettings
+from slipstream.server.errors import ErrorDetail, describe
+from slipstream.server.in_flight import ClientGoneError
+from slipstream.server.middleware import BodyLimit, RequestLog
+from slipstream.server.openapi import ENDPOINTS, describe_api
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from slipstream.runtime.generation import Generation
+    from slipstream.runtime.model_manager import ModelManager
+
+_RETRY_AFTER_S = 1.0
+_TOO_LARGE = 413
+_CLIENT_GONE = 499  # nginx's number; nobody receives it, the log and the metrics show it
+_INTERNAL = 500
+_STATUS: dict[type[BaseException], int] = {
+    errors.InvalidRequestError: 400,
+    errors.ModelNotFoundError: 404,
+    errors.QueueFullError: 429,
+    errors.ModelLoadError: 500,
+    errors.ContextCreateError: 500,
+    errors.EngineDiedError: 503,
+    errors.ClosedError: 503,
+    errors.SlipstreamError: _INTERNAL,
+}
+
+
+def create_app(
+    generation: Generation, manager: ModelManager, settings: ServerSettings | None = None
+) -> Starlette:
+    """Return the ASGI app.
+
+    Args:
+        generation: Answers requests.
+        manager: Knows the models.
+        settings: Defaults if not given.
+    """
+    settings = settings or ServerSettings()
+    context = ServerContext(generation, manager, settings)
+    paths = {endpoint.handler: endpoint.public_path for endpoint in ENDPOINTS}
+
+    def observe(handler: object, status: int, elapsed_s: float) -> None:
+        del elapsed_s
+        context.metrics.request_ended(paths.get(handler, "other"), status)  # type: ignore[call-overload]  # any key
+
+    middleware = [
+        Middleware(RequestLog, observe=observe),
+        Middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, reply=_too_large),
+    ]
+    if settings.cors_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            max_age=3600,
+        )
+        middleware.insert(1, cors)  # an answer about the body limit carries the headers too
+    app = Starlette(
+        routes=[
+            Route(endpoint.path, endpoint.handler, methods=[endpoint.method])
+            for endpoint in ENDPOINTS
+        ],
+        middleware=middleware,
+        exception_handlers={
+            errors.SlipstreamError: _on_error,
+            ClientGoneError: _on_client_gone,
+            HTTPException: _on_http_error,
+            Exception: _on_error,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.state.context = context
+    app.state.endpoints = ENDPOINTS
+    app.state.openapi = describe_api()
+    return app
+
+
+def _reply(detail: ErrorDetail, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(detail.body(), status, headers, media_type="application/json")
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    del request
+    status = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), _INTERNAL)
+    headers = None
+    if isinstance(error, errors.QueueFullError):
+        headers = {"retry-after": str(math.ceil(_RETRY_AFTER_S))}
+    return _reply(describe(error), status, headers)
+
+
+async def _on_client_gone(request: Request, error: Exception) -> Response:
+    del request, error
+    return Response(b"", _CLIENT_GONE)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Answer for a path or a method there is not."""
+    if not isinstance(error, HTTPException):
+        raise error
+    path = f"{request.method} {request.url.path[:200]}"
+    words = {
+        404: (f"there is no {path}; GET / lists what there is", "unknown_url"),
+        405: (f"{path}: the path exists, but not for this method", "method_not_allowed"),
+    }
+    message, code = words.get(error.status_code, (error.detail, None))
+    detail = ErrorDetail(message, "invalid_request_error", None, code)
+    return _reply(detail, error.status_code, dict(error.headers or {}))
+
+
+def _too_large(detail: ErrorDetail) -> Response:
+    return _reply(detail, _TOO_LARGE, {"connection": "close"})

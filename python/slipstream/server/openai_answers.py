@@ -1,0 +1,249 @@
+"""The bodies the OpenAI routes answer with, and how the runtime's values become their parts."""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from slipstream.base.errors import ClosedError
+from slipstream.base.types import FinishReason, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slipstream.base.types import TokenLogprob
+
+_LOWEST_LOGPROB = -9999.0
+
+FinishWord = Literal["stop", "length", "tool_calls"]
+
+
+class Answer(BaseModel):
+    """What all answer models share."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class PromptTokensDetails(Answer):
+    """Of the prompt's tokens, those that were already in the KV cache."""
+
+    cached_tokens: int
+
+
+class UsageAnswer(Answer):
+    """Token counts of a request: its prompts once each, all its choices' output."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class TopLogprob(Answer):
+    """A token that could have been taken. `bytes` is exact; `token` replaces what is no whole character."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatTokenLogprob(TopLogprob):
+    """The token that was taken, and the most likely ones."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Answer):
+    """Log-probabilities of a chat choice."""
+
+    content: list[ChatTokenLogprob]
+    refusal: None = None
+
+
+class CompletionLogprobs(Answer):
+    """Log-probabilities of a completion choice: parallel lists, one entry for each token."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class AssistantMessage(Answer):
+    """The message a chat choice answers with."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(Answer):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishWord
+
+
+class CompletionChoice(Answer):
+    """One continuation."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishWord
+
+
+class ChatCompletion(Answer):
+    """Answer of POST /v1/chat/completions without `stream`."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: UsageAnswer
+
+
+class Completion(Answer):
+    """Answer of POST /v1/completions without `stream`."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: UsageAnswer
+
+
+class ModelEntry(Answer):
+    """A model this server can answer with."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(Answer):
+    """Answer of GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+class ErrorFields(Answer):
+    """What went wrong; `param` names the field at fault, `code` is a word a program can compare."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(Answer):
+    """Body of every answer with a status of 400 or above."""
+
+    error: ErrorFields
+
+
+def finish_word(reason: FinishReason | None) -> FinishWord:
+    """Return OpenAI's word for why a choice ended.
+
+    Raises:
+        ClosedError: it was aborted by us, as at shutdown; that is an error to a client that still listens.
+    """
+    if reason is FinishReason.STOP:
+        return "stop"
+    if reason is FinishReason.LENGTH:
+        return "length"
+    if reason is FinishReason.TOOL_CALLS:
+        return "tool_calls"
+    message = "the request was aborted before its end"
+    raise ClosedError(message)
+
+
+def add_usage(usages: Sequence[Usage | None], num_choices: int) -> UsageAnswer:
+    """Return the counts of a request.
+
+    Args:
+        usages: One for each choice, in order.
+        num_choices: Choices for each prompt; a prompt counts once, as its first choice saw it.
+    """
+    present = [usage or Usage() for usage in usages]
+    prompts = present[::num_choices]
+    num_prompt_tokens = sum(usage.num_prompt_tokens for usage in prompts)
+    num_output_tokens = sum(usage.num_output_tokens for usage in present)
+    cached = PromptTokensDetails(cached_tokens=sum(usage.num_cached_tokens for usage in prompts))
+    return UsageAnswer(
+        prompt_tokens=num_prompt_tokens,
+        completion_tokens=num_output_tokens,
+        total_tokens=num_prompt_tokens + num_output_tokens,
+        prompt_tokens_details=cached,
+    )
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
+    """Return the chat form of `tokens`."""
+    return ChatLogprobs(
+        content=[
+            ChatTokenLogprob(
+                token=token.piece.decode("utf-8", errors="replace"),
+                logprob=_finite(token.logprob),
+                bytes=list(token.piece),
+                top_logprobs=[
+                    TopLogprob(
+                        token=piece.decode("utf-8", errors="replace"),
+                        logprob=_finite(logprob),
+                        bytes=list(piece),
+                    )
+                    for _token_id, piece, logprob in token.top
+                ],
+            )
+            for token in tokens
+        ]
+    )
+
+
+def completion_logprobs(
+    tokens: Sequence[TokenLogprob], offset: int = 0
+) -> tuple[CompletionLogprobs, int]:
+    """Return the completions form of `tokens`, and the offset at which the next ones start.
+
+    Args:
+        tokens: In order.
+        offset: Characters of the output before them.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    offsets: list[int] = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(decoder.decode(token.piece))
+    logprobs = CompletionLogprobs(
+        tokens=[_token_name(token.piece) for token in tokens],
+        token_logprobs=[_finite(token.logprob) for token in tokens],
+        top_logprobs=[
+            {_token_name(piece): _finite(logprob) for _id, piece, logprob in token.top}
+            for token in tokens
+        ],
+        text_offset=offsets,
+    )
+    return logprobs, offset
+
+
+def _token_name(piece: bytes) -> str:
+    """Return the piece's text; a part of a character is spelled out, so that two of them keep two names."""
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinities; -9999 is what OpenAI's API sends for a token out of reach."""
+    return max(logprob, _LOWEST_LOGPROB)

@@ -1,0 +1,208 @@
+"""From a checked OpenAI request to the GenerationSpecs that answer it. Refuses what cannot be served yet."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from slipstream.base.errors import InvalidRequestError
+from slipstream.base.types import GenerationSpec, SamplingParams
+from slipstream.runtime.generation import fan_out
+
+if TYPE_CHECKING:
+    from slipstream.server.openai_schemas import (
+        ChatMessage,
+        ChatRequest,
+        CompletionRequest,
+        ContentPart,
+        ResponseFormat,
+        SamplingFields,
+    )
+
+# Fields that have the same name and meaning in SamplingParams; null takes its default.
+_SAME_NAME = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "top_n_sigma",
+    "presence_penalty",
+    "frequency_penalty",
+    "repeat_penalty",
+    "repeat_last_n",
+    "ignore_eos",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "xtc_probability",
+    "xtc_threshold",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
+    "grammar",
+)
+_UNSET = -1  # what several clients send for "no limit", "any seed", "all tokens"
+
+
+def chat_specs(request: ChatRequest, request_id: str) -> list[GenerationSpec]:
+    """Return one spec for each of the request's `n` choices.
+
+    Raises:
+        InvalidRequestError: a field is out of range, or asks for what is not supported.
+    """
+    _refuse_chat_extras(request)
+    _refuse_format(request.response_format)
+    if request.top_logprobs is not None and not request.logprobs:
+        message = "top_logprobs needs logprobs to be true"
+        raise InvalidRequestError(message, param="top_logprobs")
+    max_tokens = request.max_tokens
+    if request.max_completion_tokens is not None:
+        max_tokens = request.max_completion_tokens
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    messages = [_message(item, index) for index, item in enumerate(request.messages)]
+    spec = GenerationSpec(
+        request_id=request_id,
+        messages=messages,
+        sampling=_sampling(request, max_tokens, logprobs),
+        template_options=request.chat_template_kwargs or {},
+    )
+    return fan_out(spec, request.n or 1)
+
+
+def completion_specs(request: CompletionRequest, request_id: str) -> list[GenerationSpec]:
+    """Return `n` specs for each prompt; a spec's place in the list is the index of its choice.
+
+    Raises:
+        InvalidRequestError: a field is out of range, or asks for what is not supported.
+    """
+    num_choices = request.n or 1
+    _refuse_completion_extras(request, num_choices)
+    _refuse_format(request.response_format)
+    sampling = _sampling(request, request.max_tokens, request.logprobs)
+    specs: list[GenerationSpec] = []
+    for place, prompt in enumerate(_prompts(request.prompt)):
+        spec = GenerationSpec(
+            request_id=f"{request_id}-{place}",
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_token_ids=None if isinstance(prompt, str) else prompt,
+            sampling=sampling,
+            echo_prompt=bool(request.echo),
+        )
+        specs += fan_out(spec, num_choices)
+    return specs
+
+
+def new_id(prefix: str) -> str:
+    """Return a fresh id such as `chatcmpl-3f…`."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def _sampling(
+    request: SamplingFields, max_tokens: int | None, logprobs: int | None
+) -> SamplingParams:
+    values: dict[str, Any] = {
+        name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None
+    }
+    if request.top_k is not None:
+        values["top_k"] = 0 if request.top_k == _UNSET else request.top_k
+    if max_tokens is not None and max_tokens != _UNSET:
+        values["max_tokens"] = max_tokens
+    if request.seed is not None and request.seed != _UNSET:
+        values["seed"] = request.seed
+    if request.stop is not None:
+        values["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+    if request.stop_token_ids is not None:
+        values["stop_token_ids"] = tuple(request.stop_token_ids)
+    if request.dry_sequence_breakers is not None:
+        values["dry_sequence_breakers"] = tuple(request.dry_sequence_breakers)
+    if request.logit_bias:
+        values["logit_bias"] = _logit_bias(request.logit_bias)
+    return SamplingParams(logprobs=logprobs, **values)
+
+
+def _logit_bias(entries: dict[str, float]) -> dict[int, float]:
+    for key in entries:
+        if not (key.isascii() and key.isdigit() and len(key) < 10):  # fits 32 bits
+            message = f"logit_bias has the key {key[:32]!r}; keys must be token ids, as in {{'1234': -100}}"
+            raise InvalidRequestError(message, param="logit_bias")
+    return {int(key): bias for key, bias in entries.items()}
+
+
+def _message(message: ChatMessage, index: int) -> dict[str, Any]:
+    """Return the message as the template sees it: plain text content, only the fields that are there."""
+    content = message.content
+    if isinstance(content, list):
+        content = "\n".join(
+            _part_text(part, f"messages[{index}].content[{place}]")
+            for place, part in enumerate(content)
+        )
+    if content is None and not message.tool_calls:
+        text = f"messages[{index}].content is null; only an assistant message with tool_calls may leave it out"
+        raise InvalidRequestError(text, param=f"messages[{index}].content")
+    rendered: dict[str, Any] = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": content or "",
+    }
+    for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
+        value = getattr(message, name)
+        if value is not None:
+            rendered[name] = value
+    return rendered
+
+
+def _part_text(part: ContentPart, path: str) -> str:
+    if part.type != "text":
+        kinds = {
+            "image_url": "images",
+            "input_audio": "audio",
+            "file": "files",
+            "video_url": "video",
+        }
+        kind = kinds.get(part.type, f"parts of type {part.type[:32]!r}")
+        message = f"{path}: this model takes no {kind}, only text"
+        raise InvalidRequestError(message, param=path)
+    if part.text is None:
+        message = f"{path}.text is required in a text part"
+        raise InvalidRequestError(message, param=f"{path}.text")
+    return part.text
+
+
+def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if isinstance(prompt[0], int):
+        return [prompt]
+    return list(prompt)
+
+
+def _refuse(param: str, what: str) -> None:
+    message = f"{what} not supported yet; leave {param} out"
+    raise InvalidRequestError(message, param=param)
+
+
+def _refuse_chat_extras(request: ChatRequest) -> None:
+    if request.tools:
+        _refuse("tools", "tools are")
+    if request.functions:
+        _refuse("functions", "functions are")
+    if request.function_call not in (None, "none", "auto"):
+        _refuse("function_call", "function calls are")
+    if request.tool_choice not in (None, "none", "auto"):
+        _refuse("tool_choice", f"tool_choice {str(request.tool_choice)[:40]!r} without tools is")
+    if request.modalities is not None and request.modalities != ["text"]:
+        _refuse("modalities", "modalities other than text are")
+
+
+def _refuse_completion_extras(request: CompletionRequest, num_choices: int) -> None:
+    if request.suffix:
+        _refuse("suffix", "a suffix (fill in the middle) is")
+    if request.best_of is not None and request.best_of != num_choices:
+        _refuse("best_of", "best_of other than n is")
+    if request.echo and request.logprobs is not None:
+        _refuse("echo", "echo together with logprobs (log-probabilities of the prompt) is")
+
+
+def _refuse_format(response_format: ResponseFormat | None) -> None:
+    if response_format is not None and response_format.type != "text":
+        _refuse("response_format", f"response_format {response_format.type[:40]!r} is")

@@ -1,0 +1,189 @@
+"""POST /v1/chat/completions and /v1/completions, GET /v1/models. Turns requests into specs and deltas into answers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from slipstream.runtime.results import GenerationResult, ResultCollector
+from slipstream.server.body import parse_body
+from slipstream.server.context import FINGERPRINT, context_of
+from slipstream.server.metrics import Tracker
+from slipstream.server.openai_answers import (
+    AssistantMessage,
+    ChatChoice,
+    ChatCompletion,
+    Completion,
+    CompletionChoice,
+    ModelEntry,
+    ModelList,
+    add_usage,
+    chat_logprobs,
+    completion_logprobs,
+    finish_word,
+)
+from slipstream.server.openai_requests import chat_specs, completion_specs, new_id
+from slipstream.server.openai_schemas import ChatRequest, CompletionRequest
+from slipstream.server.openai_stream import ChatChunks, CompletionChunks, StreamHead
+from slipstream.server.sse import SseResponse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from starlette.requests import Request
+
+    from slipstream.base.types import GenerationSpec
+    from slipstream.runtime.model_manager import ModelStatus
+    from slipstream.server.context import ServerContext
+    from slipstream.server.openai_answers import Answer
+    from slipstream.server.openai_schemas import SamplingFields
+
+
+class _Call:
+    """One request on its way: what both routes and both forms of the answer share."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        request: SamplingFields,
+        request_id: str,
+        specs: list[GenerationSpec],
+    ) -> None:
+        self.context = context
+        self.model = request.model
+        self.request_id = request_id
+        self.specs = specs
+        self.num_choices = request.n or 1
+        self.created_s = int(time.time())
+        self.arrival_s = time.monotonic()
+        options = request.stream_options
+        self.include_usage = options is not None and bool(options.include_usage)
+
+    def tracker(self, model: str) -> Tracker:
+        return Tracker(self.context.metrics, model, len(self.specs), self.arrival_s)
+
+    async def collect(self) -> tuple[str, list[GenerationResult]]:
+        """Return the key of the model that answered, and the result of each choice."""
+        collectors = [ResultCollector() for _ in self.specs]
+        results: list[GenerationResult | None] = [None] * len(self.specs)
+        stream = await self.context.generation.stream(self.model, self.specs)
+        async with stream:
+            tracker = self.tracker(stream.model)
+            async for index, delta in stream:
+                tracker.add(index, delta)
+                results[index] = collectors[index].add(delta) or results[index]
+        return stream.model, [result for result in results if result is not None]
+
+    async def events(
+        self, kind: str, chunks: type[ChatChunks | CompletionChunks]
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the events of a stream, without its end mark."""
+        stream = await self.context.generation.stream(self.model, self.specs)
+        async with stream:
+            head = StreamHead(
+                self.request_id,
+                kind,
+                self.created_s,
+                stream.model,
+                fingerprint=FINGERPRINT,
+                include_usage=self.include_usage,
+            )
+            choices = [chunks(head, index) for index in range(len(self.specs))]
+            tracker = self.tracker(stream.model)
+            async for index, delta in stream:
+                tracker.add(index, delta)
+                events = choices[index].add(delta)
+                if events:
+                    yield events
+            if self.include_usage:
+                yield head.usage(add_usage(tracker.usages, self.num_choices))
+
+
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation."""
+    context = context_of(request)
+    body = parse_body(await request.body(), ChatRequest)
+    request_id = new_id("chatcmpl")
+    call = _Call(context, body, request_id, chat_specs(body, request_id))
+    if body.stream:
+        return _stream(call, "chat.completion.chunk", ChatChunks)
+    model, results = await context.in_flight.run(call.collect(), request.receive)
+    choices = [
+        ChatChoice(
+            index=index,
+            message=AssistantMessage(content=result.text),
+            logprobs=None if result.logprobs is None else chat_logprobs(result.logprobs),
+            finish_reason=finish_word(result.finish_reason),
+        )
+        for index, result in enumerate(results)
+    ]
+    return _json(
+        ChatCompletion(
+            id=request_id,
+            created=call.created_s,
+            model=model,
+            system_fingerprint=FINGERPRINT,
+            choices=choices,
+            usage=add_usage([result.usage for result in results], call.num_choices),
+        )
+    )
+
+
+async def completions(request: Request) -> Response:
+    """Continue one or more prompts, without a chat template."""
+    context = context_of(request)
+    body = parse_body(await request.body(), CompletionRequest)
+    request_id = new_id("cmpl")
+    call = _Call(context, body, request_id, completion_specs(body, request_id))
+    if body.stream:
+        return _stream(call, "text_completion", CompletionChunks)
+    model, results = await context.in_flight.run(call.collect(), request.receive)
+    choices = [
+        CompletionChoice(
+            index=index,
+            text=result.text,
+            logprobs=None if result.logprobs is None else completion_logprobs(result.logprobs)[0],
+            finish_reason=finish_word(result.finish_reason),
+        )
+        for index, result in enumerate(results)
+    ]
+    return _json(
+        Completion(
+            id=request_id,
+            created=call.created_s,
+            model=model,
+            system_fingerprint=FINGERPRINT,
+            choices=choices,
+            usage=add_usage([result.usage for result in results], call.num_choices),
+        )
+    )
+
+
+async def list_models(request: Request) -> Response:
+    """List the models this server answers with, loaded or not."""
+    return _json(ModelList(data=[_entry(status) for status in context_of(request).manager.list()]))
+
+
+async def get_model(request: Request) -> Response:
+    """Describe one model."""
+    manager = context_of(request).manager
+    name = request.path_params["model"]
+    if not name:  # a client that adds a slash wants the list
+        return await list_models(request)
+    key = manager.resolve(name)
+    return _json(next(_entry(status) for status in manager.list() if status.key == key))
+
+
+def _stream(call: _Call, kind: str, chunks: type[ChatChunks | CompletionChunks]) -> SseResponse:
+    context = call.context
+    return SseResponse(call.events(kind, chunks), context.in_flight, context.settings.keep_alive_s)
+
+
+def _entry(status: ModelStatus) -> ModelEntry:
+    return ModelEntry(id=status.key, created=status.created_s, owned_by="slipstream")
+
+
+def _json(answer: Answer) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")

@@ -1,0 +1,133 @@
+"""The chunks of the OpenAI streams, as bytes. All but the text of a chunk is made once for each choice."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from slipstream.server.openai_answers import chat_logprobs, completion_logprobs, finish_word
+from slipstream.server.sse import data_event
+
+if TYPE_CHECKING:
+    from slipstream.base.types import OutputDelta
+    from slipstream.server.openai_answers import UsageAnswer
+
+_PLACE = "\x00"  # cannot be in JSON text, so it marks where the variable part goes
+
+
+class StreamHead:
+    """What all chunks of one answer share.
+
+    Args:
+        request_id: `chatcmpl-…` or `cmpl-…`.
+        kind: The `object` of the chunks.
+        created_s: Unix time.
+        model: Key of the model that answers.
+        fingerprint: `system_fingerprint`.
+        include_usage: Whether a usage chunk will follow; then all others carry `"usage":null`.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        kind: str,
+        created_s: int,
+        model: str,
+        *,
+        fingerprint: str,
+        include_usage: bool,
+    ) -> None:
+        self._fields = {
+            "id": request_id,
+            "object": kind,
+            "created": created_s,
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        self._include_usage = include_usage
+
+    def template(self, choice: str) -> tuple[bytes, bytes]:
+        """Return the bytes before and after the variable part of a chunk.
+
+        Args:
+            choice: JSON of the one entry of `choices`, with the mark for the variable part.
+        """
+        text = json.dumps(self._fields, separators=(",", ":"))[:-1] + f',"choices":[{choice}]'
+        text += ',"usage":null}' if self._include_usage else "}"
+        before, after = text.split(_PLACE)
+        return b"data: " + before.encode("ascii"), after.encode("ascii") + b"\n\n"
+
+    def usage(self, usage: UsageAnswer) -> bytes:
+        """Return the last chunk of a stream that was asked for its usage."""
+        document = {**self._fields, "choices": [], "usage": usage.model_dump()}
+        return data_event(json.dumps(document, separators=(",", ":")).encode("ascii"))
+
+
+class ChatChunks:
+    """Makes the chunks of one chat choice."""
+
+    def __init__(self, head: StreamHead, index: int) -> None:
+        self._role = head.template(
+            f'{{"index":{index},"delta":{{"role":"assistant","content":""}},"logprobs":null,'
+            f'"finish_reason":{_PLACE}}}'
+        )
+        self._text = head.template(
+            f'{{"index":{index},"delta":{{"content":{_PLACE}}},"logprobs":null,"finish_reason":null}}'
+        )
+        self._logprobs = head.template(
+            f'{{"index":{index},"delta":{{"content":{_PLACE},"finish_reason":null}}'
+        )
+        self._end = head.template(
+            f'{{"index":{index},"delta":{{}},"logprobs":null,"finish_reason":{_PLACE}}}'
+        )
+        self._begun = False
+
+    def add(self, delta: OutputDelta) -> bytes:
+        """Return the events of one delta: the role before the first, the finish reason after the last. May be b""."""
+        events = b""
+        if not self._begun:
+            self._begun = True
+            events = b"null".join(self._role)
+        if delta.logprobs:
+            # As a stop string can hold text back, a delta may have log-probabilities and no text.
+            logprobs = chat_logprobs(delta.logprobs).model_dump_json(ensure_ascii=True)
+            events += _fill(self._logprobs, f'{json.dumps(delta.text)}}},"logprobs":{logprobs}')
+        elif delta.text:
+            # ASCII with escapes: some clients split lines at U+2028, which JSON allows unescaped
+            events += _fill(self._text, json.dumps(delta.text))
+        if delta.finish_reason is not None:
+            events += _fill(self._end, f'"{finish_word(delta.finish_reason)}"')
+        return events
+
+
+class CompletionChunks:
+    """Makes the chunks of one completion choice."""
+
+    def __init__(self, head: StreamHead, index: int) -> None:
+        self._text = head.template(
+            f'{{"index":{index},"text":{_PLACE},"logprobs":null,"finish_reason":null}}'
+        )
+        self._logprobs = head.template(f'{{"index":{index},"text":{_PLACE},"finish_reason":null}}')
+        self._end = head.template(
+            f'{{"index":{index},"text":"","logprobs":null,"finish_reason":{_PLACE}}}'
+        )
+        self._offset = 0
+
+    def add(self, delta: OutputDelta) -> bytes:
+        """Return the events of one delta, the finish reason after the last. May be b""."""
+        events = b""
+        if delta.logprobs:
+            answer, self._offset = completion_logprobs(delta.logprobs, self._offset)
+            events = _fill(
+                self._logprobs,
+                f'{json.dumps(delta.text)},"logprobs":{answer.model_dump_json(ensure_ascii=True)}',
+            )
+        elif delta.text:
+            events = _fill(self._text, json.dumps(delta.text))
+        if delta.finish_reason is not None:
+            events += _fill(self._end, f'"{finish_word(delta.finish_reason)}"')
+        return events
+
+
+def _fill(template: tuple[bytes, bytes], variable: str) -> bytes:
+    return template[0] + variable.encode("utf-8") + template[1]

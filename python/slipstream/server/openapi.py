@@ -1,0 +1,139 @@
+"""The table of routes, with the pydantic models they take and give, and the OpenAPI document made of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic.json_schema import models_json_schema
+
+from slipstream.server import openai_routes, system_routes
+from slipstream.server.context import VERSION
+from slipstream.server.openai_answers import (
+    ChatCompletion,
+    Completion,
+    ErrorAnswer,
+    ModelEntry,
+    ModelList,
+)
+from slipstream.server.openai_schemas import ChatRequest, CompletionRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pydantic import BaseModel
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+_REF = "#/components/schemas/{model}"
+_ERROR = "#/components/schemas/ErrorAnswer"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One route.
+
+    Attributes:
+        method: GET or POST.
+        path: In Starlette's form.
+        handler: Answers it; the first line of its docstring is its summary.
+        takes: Model of the request body.
+        gives: Model of the answer; None for text.
+        streams: Whether `stream: true` makes it answer with server-sent events.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[Request], Awaitable[Response]]
+    takes: type[BaseModel] | None = None
+    gives: type[BaseModel] | None = None
+    streams: bool = False
+
+    @property
+    def summary(self) -> str:
+        """First line of the handler's docstring."""
+        return (self.handler.__doc__ or "").partition("\n")[0]
+
+    @property
+    def public_path(self) -> str:
+        """The path without Starlette's converters."""
+        return re.sub(r":\w+}", "}", self.path)
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST",
+        "/v1/chat/completions",
+        openai_routes.chat_completions,
+        ChatRequest,
+        ChatCompletion,
+        True,
+    ),
+    Endpoint(
+        "POST", "/v1/completions", openai_routes.completions, CompletionRequest, Completion, True
+    ),
+    Endpoint("GET", "/v1/models", openai_routes.list_models, gives=ModelList),
+    Endpoint("GET", "/v1/models/{model:path}", openai_routes.get_model, gives=ModelEntry),
+    Endpoint("GET", "/health", system_routes.health, gives=system_routes.Health),
+    Endpoint("GET", "/metrics", system_routes.metrics),
+    Endpoint("GET", "/openapi.json", system_routes.openapi),
+    Endpoint("GET", "/docs", system_routes.docs),
+    Endpoint("GET", "/", system_routes.index, gives=system_routes.Index),
+)
+
+
+def describe_api(endpoints: tuple[Endpoint, ...] = ENDPOINTS) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of `endpoints`."""
+    takes = [(endpoint.takes, "validation") for endpoint in endpoints if endpoint.takes]
+    gives = [(endpoint.gives, "serialization") for endpoint in endpoints if endpoint.gives]
+    names, schemas = models_json_schema(
+        [*takes, *gives, (ErrorAnswer, "serialization")],  # type: ignore[list-item]  # literals widen to str
+        ref_template=_REF,
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        operation = _operation(endpoint, names)
+        paths.setdefault(endpoint.public_path, {})[endpoint.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Slipstream",
+            "version": VERSION,
+            "description": "A local model server with an OpenAI-compatible API.",
+        },
+        "paths": paths,
+        "components": {"schemas": schemas["$defs"]},
+    }
+
+
+def _operation(endpoint: Endpoint, names: dict[Any, dict[str, str]]) -> dict[str, Any]:
+    content: dict[str, Any] = {"text/plain": {}}
+    if endpoint.gives:
+        content = {"application/json": {"schema": names[endpoint.gives, "serialization"]}}
+    if endpoint.streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    operation: dict[str, Any] = {
+        "operationId": endpoint.handler.__name__,
+        "summary": endpoint.summary,
+        "responses": {
+            "200": {"description": "OK", "content": content},
+            "default": {
+                "description": "An error",
+                "content": {"application/json": {"schema": {"$ref": _ERROR}}},
+            },
+        },
+    }
+    parameters = re.findall(r"{(\w+)}", endpoint.public_path)
+    if parameters:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in parameters
+        ]
+    if endpoint.takes:
+        schema = names[endpoint.takes, "validation"]
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
+    return operation
