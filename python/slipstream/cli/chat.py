@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
 from slipstream.base.errors import SlipstreamError
 from slipstream.cli.conversation import Conversation, describe
+from slipstream.cli.terminal import show_load, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
-    from slipstream.base.types import SamplingParams, Usage
+    from slipstream.base.types import OutputDelta, SamplingParams, Usage
     from slipstream.llm import LLM
 
 PROMPT = "> "
-# What a terminal would obey rather than show; a model's output must not move its cursor or rename its window.
-_CONTROL = {
-    code: "\ufffd" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if code not in (9, 10)
-}
 
 
 def chat(
@@ -74,12 +71,12 @@ def chat(
 
 
 def _load(model: str, context_length: int, threads: int) -> LLM:
-    from slipstream.models.catalog import resolve_model
+    from functools import partial
 
-    path = resolve_model(model)
     from slipstream.llm import LLM
 
-    return LLM(path, context_length=context_length, threads=threads, parallel=1)
+    progress = partial(show_load, model)
+    return LLM(model, progress=progress, context_length=context_length, threads=threads, parallel=1)
 
 
 def _line_reader() -> Callable[[], str]:
@@ -157,31 +154,22 @@ def _answer(
     Returns:
         Usage of a whole answer, None of an interrupted one.
     """
-    show = _shower(out)
+    write = writer(out)
     text: list[str] = []
     usage = None
-    stream = llm.chat(conversation.messages(question), sampling=sampling, stream=True)
+    deltas = llm.chat(conversation.messages(question), sampling=sampling, stream=True)
+    stream = cast("Generator[OutputDelta]", deltas)  # closing it aborts the request
     try:
         with closing(stream):
             for delta in stream:
                 text.append(delta.text)
-                show(delta.text)
+                write(delta.text)
                 usage = delta.usage or usage
     except KeyboardInterrupt:
         if not interruptible:
             raise
-        show(" [interrupted]")
-    show("\n")
+        write(" [interrupted]")
+    write("\n")
     if any(text):
         conversation.record(question, "".join(text), usage)
     return usage
-
-
-def _shower(out: TextIO) -> Callable[[str], None]:
-    terminal = out.isatty()
-
-    def show(text: str) -> None:
-        out.write(text.translate(_CONTROL) if terminal else text)
-        out.flush()
-
-    return show

@@ -19,6 +19,9 @@ def get(
             "commands, or put it into the model folder as publisher/model/file.gguf"
         )
         raise ModelNotFoundError(message)
-    from slipstream.models.demo import fetch_demo_model
+    from slipstream.cli.terminal import show_line
+    from slipstream.models.demo import bring_demo_model
 
-    typer.echo(str(fetch_demo_model()))
+    path = bring_demo_model(progress=show_line)
+    show_line("")
+    typer.echo(str(path))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
+from slipstream.cli.terminal import show_load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,15 +75,9 @@ def serve(
     settings = ServerSettings(host=host, port=port, cors_origins=tuple(cors or ()))
 
     async def load() -> None:
-        await manager.load_all(_show_progress if sys.stderr.isatty() else None)
+        await manager.load_all(show_load)
 
     run(manager, settings, before=load, on_ready=lambda url: _print_ready(url, served))
-
-
-def _show_progress(key: str, fraction: float) -> None:
-    end = "\r\033[K" if fraction >= 1 else ""
-    sys.stderr.write(f"\r\033[Kloading {key} {fraction:.0%}{end}")
-    sys.stderr.flush()
 
 
 def _print_ready(url: str, served: Sequence[ServedModel]) -> None:

@@ -154,16 +154,3 @@ def test_a_space_before_the_slash_makes_it_a_message():
     llm = FakeLLM("b")
     converse(llm, " /etc is what?")
     assert llm.asked[0][0][-1]["content"] == "/etc is what?"
-
-
-def test_control_characters_do_not_reach_a_terminal():
-    out = io.StringIO()
-    out.isatty = lambda: True
-    chat_module._shower(out)("a\x1b]0;title\x07\tb\n\x9bc")
-    assert out.getvalue() == "a\ufffd]0;title\ufffd\tb\n\ufffdc"
-
-
-def test_output_to_a_file_is_the_answer_as_it_is():
-    out = io.StringIO()
-    chat_module._shower(out)("a\x1bb")
-    assert out.getvalue() == "a\x1bb"

@@ -7,6 +7,7 @@ import slipstream
 from slipstream.base.errors import ModelLoadError
 from slipstream.cli import main as main_module
 from slipstream.cli.main import app
+from slipstream.models import demo
 
 
 def run_main(monkeypatch, *args):
@@ -88,6 +89,5 @@ def test_get_refuses_what_it_cannot_fetch(monkeypatch, capsys):
 
 
 def test_get_prints_where_the_demo_model_lies(monkeypatch, tmp_path):
-    demo = pytest.importorskip("slipstream.models.demo")
-    monkeypatch.setattr(demo, "fetch_demo_model", lambda: tmp_path / "m.gguf")
+    monkeypatch.setattr(demo, "bring_demo_model", lambda progress: tmp_path / "m.gguf")
     assert CliRunner().invoke(app, ["get", "demo"]).stdout == f"{tmp_path / 'm.gguf'}\n"
