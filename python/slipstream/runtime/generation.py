@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from slipstream.base.types import GenerationSpec, OutputDelta
-    from slipstream.engine.client import EventStream
+    from slipstream.engine.event_stream import EventStream
     from slipstream.runtime.model_manager import ModelManager
 
 MAX_SEED = 2**64 - 1

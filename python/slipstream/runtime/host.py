@@ -1,0 +1,270 @@
+"""The engine with everything around it that one model needs, in this process: prompts in, events out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from slipstream.base.errors import ClosedError, InvalidRequestError, QueueFullError
+from slipstream.base.types import (
+    FinishReason,
+    ModelInstanceInfo,
+    OutputDelta,
+    RequestFailed,
+    Usage,
+)
+from slipstream.engine.core import EngineCore
+from slipstream.engine.request import Request, failure
+from slipstream.engine.runner import ModelRunner
+from slipstream.models.gguf import check_model_file
+from slipstream.runtime.prompts import ChosenFormat, PromptBuilder, Tokenizer, choose_format
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from slipstream.base.types import Event, GenerationSpec, LoadConfig
+    from slipstream.engine.stats import EngineStats
+
+_log = logging.getLogger(__name__)
+_PROMPT_JOIN_S = 1.0
+
+
+class HostedRunner(ModelRunner, Tokenizer, Protocol):
+    """A runner that also knows its model's text, such as LlamaRunner."""
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    """A request between `submit` and its terminal event."""
+
+    spec: GenerationSpec
+    sink: Callable[[list[Event]], None]
+    arrival_s: float = field(default_factory=time.monotonic)
+    echo: str = ""  # text to put in front of the first delta
+    is_submitted: bool = False  # the core knows it
+    is_aborted: bool = False
+
+
+class EngineHost:
+    """One loaded model that answers GenerationSpecs.
+
+    ::
+
+        any thread     submit --> _records[id], _prompts --.
+        prompt thread  render, tokenize <------------------'--> core.submit
+        engine thread  core --> _route: events by sink --> sink(events)
+
+    Every submitted request gets exactly one terminal event. Whoever takes its record out of `_records` reports it.
+
+    Args:
+        runner: Of the model; belongs to the host from here.
+        chosen: Prompt format for chats.
+        info: What `info` returns.
+    """
+
+    def __init__(self, runner: HostedRunner, chosen: ChosenFormat, info: ModelInstanceInfo) -> None:
+        self._info = info
+        self._tokenizer: Tokenizer = runner
+        self._builder = PromptBuilder(runner, chosen)
+        self._core = EngineCore(runner, max_waiting=info.max_waiting, sink=self._route)
+        self._lock = threading.Lock()
+        self._records: dict[str, _Record] = {}
+        self._prompts: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
+        self._is_closed = False
+        self._prompt_thread = threading.Thread(
+            target=self._run_prompts, name="slipstream-prompt", daemon=True
+        )
+        self._core.start()
+        self._prompt_thread.start()
+
+    @classmethod
+    def load(
+        cls, path: str, config: LoadConfig, progress: Callable[[float], bool] | None = None
+    ) -> Self:
+        """Check a file and load it. Blocks for as long as that takes.
+
+        Args:
+            path: A .gguf file.
+            config: How to load it.
+            progress: Called with 0 … 1; returning False cancels.
+
+        Raises:
+            ModelLoadError: the file is no usable model, or the load was cancelled.
+            ContextCreateError: the machine or the model refuses the context.
+            TemplateError: the prompt format of the config is unusable.
+        """
+        from slipstream.engine.llama_runner import LlamaRunner  # loads the native core
+
+        begin_s = time.monotonic()
+        header = check_model_file(path)
+        runner = LlamaRunner.load(path, config, progress)
+        try:
+            chosen = choose_format(runner, config)
+            info = ModelInstanceInfo(
+                path=path,
+                architecture=header.architecture,
+                name=header.name,
+                size_bytes=Path(path).stat().st_size,
+                context_length=runner.info.num_kv_cells,
+                max_sequence_length=runner.info.max_sequence_length,
+                trained_context_length=header.context_length,
+                parallel=runner.info.max_num_seqs,
+                max_waiting=config.max_waiting,
+                num_vocab=runner.info.num_vocab,
+                template_source=chosen.source,
+                load_s=time.monotonic() - begin_s,
+                pid=os.getpid(),
+            )
+            return cls(runner, chosen, info)
+        except BaseException:
+            runner.close()
+            raise
+
+    @property
+    def info(self) -> ModelInstanceInfo:
+        """What is loaded."""
+        return self._info
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's vocabulary; safe from any thread until `close`."""
+        return self._tokenizer
+
+    def submit(self, spec: GenerationSpec, sink: Callable[[list[Event]], None]) -> None:
+        """Start a request. Any thread, never blocks, never raises: what is wrong comes as RequestFailed.
+
+        Args:
+            spec: The request.
+            sink: Gets its events, batched per step with those of the other requests of the same sink. Called on
+                the engine thread or the prompt thread, or before this returns if the request is refused at once.
+                It must be quick and must not call back into the host.
+        """
+        record = _Record(spec, sink)
+        request_id = spec.request_id
+        most = self._info.parallel + self._info.max_waiting
+        error: Exception | None = None
+        with self._lock:
+            if self._is_closed:
+                error = ClosedError("the model is being unloaded; send the request again")
+            elif request_id in self._records:
+                message = f"request id {request_id!r} is under way; choose another one"
+                error = InvalidRequestError(message, param="request_id")
+            elif len(self._records) >= most:
+                message = (
+                    f"{len(self._records)} requests run or wait and no more than {self._info.max_waiting} "
+                    "may wait; try again later"
+                )
+                error = QueueFullError(message)
+            else:
+                self._records[request_id] = record
+                self._prompts.put(record)
+        if error is not None:
+            _deliver(sink, [failure(request_id, error)])
+
+    def abort(self, request_id: str) -> None:
+        """End a request early; it still gets its terminal event. Unknown ids are ignored. Any thread."""
+        with self._lock:
+            record = self._records.get(request_id)
+            if record is None:
+                return
+            record.is_aborted = True
+            is_submitted = record.is_submitted
+        if is_submitted:
+            self._core.abort(request_id)
+
+    def stats(self) -> EngineStats:
+        """Return the engine's figures. Any thread."""
+        return self._core.stats()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Fail what runs and free the model. Idempotent, any thread but the host's own.
+
+        Args:
+            timeout_s: How long to wait for a native call that does not heed the interrupt.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._prompts.put(None)
+        self._prompt_thread.join(min(_PROMPT_JOIN_S, timeout_s))
+        self._core.close(timeout_s)
+        error = ClosedError("the model was unloaded while the request was under way")
+        for request_id in list(self._records):
+            self._finish(failure(request_id, error))
+
+    def _run_prompts(self) -> None:
+        while (record := self._prompts.get()) is not None:
+            if self._is_closed:
+                return  # close() reports the end of what is left
+            request_id = record.spec.request_id
+            if record.is_aborted:
+                end = OutputDelta(request_id, finish_reason=FinishReason.ABORT, usage=Usage())
+                self._finish(end)
+                continue
+            try:
+                self._start(record)
+            except Exception as error:  # the edge of one request
+                if not isinstance(error, InvalidRequestError | QueueFullError | ClosedError):
+                    _log.exception("request %s cannot be started", request_id)
+                self._finish(failure(request_id, error))
+
+    def _start(self, record: _Record) -> None:
+        """Make the prompt and hand the request to the core."""
+        spec = record.spec
+        prompt = self._builder.build(spec)
+        record.echo = prompt.text
+        sampling = spec.sampling
+        missing = tuple(stop for stop in prompt.stop if stop not in sampling.stop)
+        if missing:
+            sampling = msgspec.structs.replace(sampling, stop=sampling.stop + missing)
+        self._core.submit(
+            Request(spec.request_id, prompt.token_ids, sampling, arrival_s=record.arrival_s)
+        )
+        with self._lock:
+            record.is_submitted = True
+            is_aborted = record.is_aborted
+        if is_aborted:  # it came while the prompt was made
+            self._core.abort(spec.request_id)
+
+    def _finish(self, event: Event) -> None:
+        """Report a terminal event that does not come from the core."""
+        record = self._records.pop(event.request_id, None)
+        if record is not None:
+            _deliver(record.sink, [event])
+
+    def _route(self, events: list[Event]) -> None:
+        """Hand the events of one step to the sinks of their requests, one call each. The core's sink."""
+        batches: dict[Callable[[list[Event]], None], list[Event]] = {}
+        records = self._records
+        for event in events:
+            if isinstance(event, RequestFailed) or event.finish_reason is not None:
+                record = records.pop(event.request_id, None)
+            else:
+                record = records.get(event.request_id)
+            if record is None:
+                continue  # reported already
+            if record.echo and isinstance(event, OutputDelta):
+                event.text = record.echo + event.text
+                record.echo = ""
+            batches.setdefault(record.sink, []).append(event)
+        for sink, batch in batches.items():
+            _deliver(sink, batch)
+
+
+def _deliver(sink: Callable[[list[Event]], None], events: list[Event]) -> None:
+    try:
+        sink(events)
+    except (
+        Exception
+    ):  # the edge of a caller: its fault must not cost the other requests their events
+        _log.exception("a sink failed; %d of its events are lost", len(events))

@@ -1,0 +1,159 @@
+"""From a GenerationSpec to token ids: render, tokenize, choose the prompt format. Knows no engine and no threads."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from slipstream.base.errors import InvalidRequestError, TemplateError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slipstream.base.types import GenerationSpec, LoadConfig
+    from slipstream.chat.template import PromptFormat
+
+_log = logging.getLogger(__name__)
+_CHATML_END = "<|im_end|>"
+
+
+class Tokenizer(Protocol):
+    """What a model knows about text; safe from any thread. LlamaRunner is one."""
+
+    @property
+    def bos_text(self) -> str:
+        """Spelling of the BOS token, "" if there is none."""
+
+    @property
+    def eos_text(self) -> str:
+        """Spelling of the EOS token, "" if there is none."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Return the token ids of a text."""
+
+    def detokenize(self, token_ids: Sequence[int]) -> bytes:
+        """Return the text of token ids."""
+
+    def chat_template_source(self) -> str | None:
+        """Return the model's own template, None if it has none."""
+
+
+@dataclass(slots=True, frozen=True)
+class ChosenFormat:
+    """A prompt format and where it came from.
+
+    Attributes:
+        format: Renders messages.
+        source: config, affixes, model or fallback.
+        stop: Strings that end an answer besides the model's own end tokens.
+    """
+
+    format: PromptFormat
+    source: str
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class Prompt:
+    """A prompt ready for the engine.
+
+    Attributes:
+        token_ids: At least one.
+        text: What `echo_prompt` sends back; "" unless asked for.
+        stop: See ChosenFormat; empty for prompts that are no chat.
+    """
+
+    token_ids: list[int]
+    text: str
+    stop: tuple[str, ...] = ()
+
+
+def choose_format(tokenizer: Tokenizer, config: LoadConfig) -> ChosenFormat:
+    """Pick the prompt format: the one of the config, else the model's own, else ChatML.
+
+    Raises:
+        TemplateError: the format of the config does not parse, or it names two.
+    """
+    from slipstream.chat.template import CHATML, ChatTemplate, RoleAffixes  # loads the native core
+
+    if config.chat_template is not None and config.role_affixes is not None:
+        message = "chat_template and role_affixes exclude each other; give one of them"
+        raise TemplateError(message, param="role_affixes")
+    if config.role_affixes is not None:
+        return ChosenFormat(RoleAffixes(config.role_affixes), "affixes")
+    bos, eos = tokenizer.bos_text, tokenizer.eos_text
+    if config.chat_template is not None:
+        return ChosenFormat(ChatTemplate(config.chat_template, bos, eos), "config")
+    source = tokenizer.chat_template_source()
+    if source is not None:
+        try:
+            return ChosenFormat(ChatTemplate(source, bos, eos), "model")
+        except TemplateError as error:
+            _log.warning("the model's chat template does not parse: %s", error)
+    _log.warning("the model has no usable chat template; chats use ChatML")
+    return ChosenFormat(ChatTemplate(CHATML, bos, eos), "fallback", (_CHATML_END,))
+
+
+class PromptBuilder:
+    """Makes prompts for one model. Safe from any thread.
+
+    Args:
+        tokenizer: Of the model.
+        chosen: How messages are rendered.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, chosen: ChosenFormat) -> None:
+        self._tokenizer = tokenizer
+        self._chosen = chosen
+
+    def build(self, spec: GenerationSpec) -> Prompt:
+        """Return the prompt of a spec. Linear in its length; the range of given token ids is the engine's to check.
+
+        Raises:
+            InvalidRequestError: not exactly one form of prompt, or an empty one and the model has no BOS token.
+            TemplateError: the template refuses the messages.
+        """
+        forms = (spec.messages, spec.prompt, spec.prompt_token_ids)
+        if sum(form is not None for form in forms) != 1:
+            message = "give exactly one of messages, prompt and prompt_token_ids"
+            raise InvalidRequestError(message, param="prompt")
+        if spec.messages is not None:
+            return self._chat(spec)
+        if spec.prompt is not None:
+            token_ids = self._tokenizer.tokenize(spec.prompt, add_special=True, parse_special=True)
+            text = spec.prompt if spec.echo_prompt else ""
+            return Prompt(token_ids or self._only_bos(), text)
+        token_ids = spec.prompt_token_ids or self._only_bos()
+        text = ""
+        if spec.echo_prompt and spec.prompt_token_ids:
+            text = self._tokenizer.detokenize(token_ids).decode("utf-8", "replace")
+        return Prompt(token_ids, text)
+
+    def _chat(self, spec: GenerationSpec) -> Prompt:
+        chosen, tokenizer = self._chosen, self._tokenizer
+        if not spec.messages:
+            message = "messages is empty; it must hold at least one message"
+            raise InvalidRequestError(message, param="messages")
+        text = chosen.format.render(
+            spec.messages,
+            spec.tools,
+            add_generation_prompt=spec.add_generation_prompt,
+            options=spec.template_options,
+        )
+        bos = tokenizer.bos_text
+        has_bos = bool(bos) and text.startswith(bos)
+        token_ids = tokenizer.tokenize(text, add_special=not has_bos, parse_special=True)
+        echo = text if spec.echo_prompt else ""
+        return Prompt(token_ids or self._only_bos(), echo, chosen.stop)
+
+    def _only_bos(self) -> list[int]:
+        """Return the prompt that stands for an empty text."""
+        bos = self._tokenizer.bos_text
+        token_ids = (
+            self._tokenizer.tokenize(bos, add_special=False, parse_special=True) if bos else []
+        )
+        if not token_ids:
+            message = "the prompt is empty and this model has no token to begin with; give at least one character"
+            raise InvalidRequestError(message, param="prompt")
+        return token_ids

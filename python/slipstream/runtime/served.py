@@ -1,0 +1,89 @@
+"""Plain values about served models: what was asked for and how it is doing. Knows no processes."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from slipstream.base.types import LoadConfig, ModelInstanceInfo
+from slipstream.models.catalog import DEMO_NAME, resolve_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PART_SUFFIX = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model this server answers for.
+
+    Attributes:
+        key: What clients call it; the stem of the file, or `demo`.
+        path: The file.
+        config: How it is loaded.
+        aliases: Further names it answers to: the name it was asked for with, its file name.
+    """
+
+    key: str
+    path: Path
+    config: LoadConfig = LoadConfig()
+    aliases: tuple[str, ...] = ()
+
+
+class ModelState(StrEnum):
+    """Of a served model."""
+
+    NOT_LOADED = "not-loaded"
+    LOADING = "loading"
+    LOADED = "loaded"
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a served model is doing.
+
+    Attributes:
+        key: See ServedModel.
+        path: The file.
+        created_s: Unix time of the file's last change; 0 if it is gone.
+        state: Whether an engine process holds it.
+        progress: Of the running load, 0 … 1.
+        info: Of the loaded model.
+        num_loads: Loads that succeeded since the server started.
+        num_deaths: Engine processes that ended by themselves.
+        last_error: Why the last load failed, None once one succeeded.
+    """
+
+    key: str
+    path: str
+    created_s: int
+    state: ModelState
+    progress: float = 0.0
+    info: ModelInstanceInfo | None = None
+    num_loads: int = 0
+    num_deaths: int = 0
+    last_error: str | None = None
+
+
+def served_models(names: Sequence[str], config: LoadConfig) -> list[ServedModel]:
+    """Find the files behind the names a user gave and make distinct keys for them.
+
+    The key is `demo`, or the stem of the file without its part number; a second one of the same key gets ":2".
+
+    Raises:
+        ModelNotFoundError: a name that is no model.
+    """
+    served: dict[str, ServedModel] = {}
+    for name in names:
+        path = resolve_model(name)
+        stem = name if name == DEMO_NAME else _PART_SUFFIX.sub("", path.stem)
+        key, number = stem, 1
+        while key in served:
+            number += 1
+            key = f"{stem}:{number}"
+        aliases = tuple(alias for alias in (name, path.name) if alias != key)
+        served[key] = ServedModel(key=key, path=path, config=config, aliases=aliases)
+    return list(served.values())
