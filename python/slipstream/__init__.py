@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slipstream.base.errors import SlipstreamError
     from slipstream.base.types import FinishReason, LoadConfig, SamplingParams
-    from slipstream.llm import LLM, Completion
+    from slipstream.llm import LLM
+    from slipstream.runtime.results import GenerationResult
     from slipstream.native import Context, LoraAdapter, Model, Sampler, build_info
 
 __version__ = "0.1.0"
@@ -16,9 +17,9 @@ __version__ = "0.1.0"
 # Public name to the module that has it. `import slipstream` must stay free of numpy and of the native core.
 _HOMES = {
     "LLM": "slipstream.llm",
-    "Completion": "slipstream.llm",
     "Context": "slipstream.native",
     "FinishReason": "slipstream.base.types",
+    "GenerationResult": "slipstream.runtime.results",
     "LoadConfig": "slipstream.base.types",
     "LoraAdapter": "slipstream.native",
     "Model": "slipstream.native",
@@ -30,9 +31,9 @@ _HOMES = {
 
 __all__ = [
     "LLM",
-    "Completion",
     "Context",
     "FinishReason",
+    "GenerationResult",
     "LoadConfig",
     "LoraAdapter",
     "Model",

@@ -71,7 +71,9 @@ class ModelRunner(Protocol):
 
     info: RunnerInfo
 
-    def open_sequence(self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]) -> None:
+    def open_sequence(
+        self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]
+    ) -> None:
         """Give `seq_id` a fresh sampler that has seen `token_ids` (the prompt). Does not touch the KV cache.
 
         Raises:
