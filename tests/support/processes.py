@@ -1,0 +1,162 @@
+"""Server processes for e2e tests: start, wait for the ready line, stop, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+READY_S = 120.0
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
+    """Ask until the answer is true; a process on the other side gives no event to wait for."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline_s, f"timed out waiting for {what}"
+        time.sleep(0.01)
+    return answer
+
+
+class ServerProcess:
+    """A server started by a command line, which gets `--port N` or N appended."""
+
+    def __init__(self, command: list[str], port: int, env: dict[str, str] | None = None) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,  # a Ctrl-C at the tests is not one at the server
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_ready(self) -> None:
+        """Wait for the line with the URL."""
+        self.wait_line(self.url, READY_S)
+
+    def wait_line(self, text: str, timeout_s: float = 10.0) -> str:
+        """Wait for a line of output with `text` in it."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                for line in self.lines:
+                    if text in line:
+                        return line
+                ended = not self._reader.is_alive()
+                left_s = deadline_s - time.monotonic()
+                if ended or left_s <= 0:
+                    output = "\n".join(self.lines)
+                    raise AssertionError(f"no line with {text!r} came; the output was:\n{output}")
+                self._changed.wait(min(left_s, 1.0))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def get(self, path: str) -> str:
+        """Body of a GET."""
+        with urllib.request.urlopen(self.url + path, timeout=10) as response:
+            return response.read().decode("utf-8")
+
+    def get_json(self, path: str) -> Any:
+        """Decoded body of a GET."""
+        return json.loads(self.get(path))
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of the samples of `name` with these labels in /metrics."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        total = 0.0
+        for line in self.get("/metrics").splitlines():
+            head, _, value = line.rpartition(" ")
+            if head.partition("{")[0] == name and all(label in head for label in wanted):
+                total += float(value)
+        return total
+
+    def children(self) -> list[psutil.Process]:
+        """Engine processes."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait_exit(self, timeout_s: float) -> int:
+        """Wait for the process and for its output; return the exit code."""
+        code = self._process.wait(timeout_s)
+        self._reader.join(5)
+        return code
+
+    def close(self) -> None:
+        """End the process and all it started, however it is doing."""
+        if self._process.poll() is None:
+            children = self.children()
+            self.signal(signal.SIGTERM)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(10)
+            for child in children:
+                if child.is_running():
+                    child.kill()
+        self._reader.join(5)
+        self._process.stdout.close()
+
+
+def start_fake_server() -> ServerProcess:
+    """A server over a scripted generation."""
+    port = free_port()
+    script = str(ROOT / "tests" / "support" / "fake_server.py")
+    server = ServerProcess([sys.executable, script, str(port)], port)
+    server.wait_ready()
+    return server
+
+
+def start_server(*arguments: str, env: dict[str, str] | None = None) -> ServerProcess:
+    """`slipstream serve` with these arguments, once it is ready."""
+    port = free_port()
+    command = [sys.executable, "-m", "slipstream", "serve", *arguments, "--port", str(port)]
+    server = ServerProcess(command, port, env)
+    try:
+        server.wait_ready()
+    except BaseException:
+        server.close()
+        raise
+    return server
