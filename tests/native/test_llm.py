@@ -1,0 +1,186 @@
+"""LLM: one prompt, many, streams, async, errors, on a tiny model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slipstream import LLM, FinishReason, LoadConfig, SamplingParams
+from slipstream.base.errors import (
+    ClosedError,
+    ContextLengthError,
+    InvalidRequestError,
+    ModelLoadError,
+    ModelNotFoundError,
+    SlipstreamError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+CHAT = [{"role": "user", "content": "hello"}]
+CONFIG = LoadConfig(context_length=256, parallel=4, threads=1)
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_path: Callable[[str], Path]) -> Iterator[LLM]:
+    with LLM(tiny_path("llama"), CONFIG) as llm:
+        yield llm
+
+
+def test_a_chat_is_rendered_by_the_models_template(llm: LLM) -> None:
+    result = llm.chat(CHAT, GREEDY)
+    assert result.usage.num_output_tokens == 12
+    assert result.finish_reason is FinishReason.LENGTH
+    assert len(result.token_ids) == 12
+    rendered = llm.tokenize(
+        "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n", parse_special=True
+    )
+    assert abs(result.usage.num_prompt_tokens - len(rendered)) <= 1
+
+
+def test_a_list_of_prompts_gives_each_what_it_gives_alone(llm: LLM) -> None:
+    prompts = [f"prompt number {i}" for i in range(9)]
+    alone = [llm.generate(prompt, GREEDY) for prompt in prompts]
+    together = llm.generate(prompts, GREEDY)
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+
+
+def test_token_ids_are_prompts_too(llm: LLM) -> None:
+    text = "the same prompt"
+    ids = llm.tokenize(text)
+    assert llm.generate(ids, GREEDY).token_ids == llm.generate(text, GREEDY).token_ids
+    assert [r.token_ids for r in llm.generate([ids, ids], GREEDY)] == [
+        llm.generate(ids, GREEDY).token_ids
+    ] * 2
+
+
+def test_each_prompt_can_have_its_own_sampling(llm: LLM) -> None:
+    results = llm.generate(["a", "b"], [GREEDY, SamplingParams(max_tokens=3, ignore_eos=True)])
+    assert [len(r.token_ids) for r in results] == [12, 3]
+    with pytest.raises(InvalidRequestError, match="one for each"):
+        llm.generate(["a", "b"], [GREEDY])
+
+
+def test_a_stream_adds_up_to_the_whole_answer(llm: LLM) -> None:
+    whole = llm.generate("a stream", GREEDY)
+    deltas = list(llm.generate("a stream", GREEDY, stream=True))
+    assert "".join(d.text for d in deltas) == whole.text
+    assert [t for d in deltas for t in d.token_ids] == whole.token_ids
+    assert deltas[-1].finish_reason is FinishReason.LENGTH
+    assert deltas[-1].usage is not None
+
+
+def test_a_closed_stream_frees_its_sequence(llm: LLM) -> None:
+    stream = llm.generate("endless", SamplingParams(ignore_eos=True), stream=True)
+    next(stream)
+    stream.close()
+    # A request that takes the whole cache gets in only if the other has left.
+    assert (
+        len(llm.generate([5] * 200, SamplingParams(max_tokens=20, ignore_eos=True)).token_ids) == 20
+    )
+
+
+def test_seeds_make_answers_repeat(llm: LLM) -> None:
+    def draw(seed: int) -> list[int]:
+        return llm.generate(
+            "dice", SamplingParams(seed=seed, max_tokens=20, ignore_eos=True)
+        ).token_ids
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_repeated_prompts_come_from_the_cache(llm: LLM) -> None:
+    prompt = "a prompt that is long enough to be worth keeping " * 3
+    cold = llm.generate(prompt, GREEDY)
+    warm = llm.generate(prompt, GREEDY)
+    assert warm.usage.num_cached_tokens >= cold.usage.num_prompt_tokens - 1
+    assert warm.token_ids == cold.token_ids
+
+
+def test_async_calls_run_together(llm: LLM) -> None:
+    async def main() -> None:
+        results = await asyncio.gather(*(llm.agenerate(f"async {i}", GREEDY) for i in range(5)))
+        deltas = [delta async for delta in llm.astream_generate("async 3", GREEDY)]
+        assert [t for d in deltas for t in d.token_ids] == results[3].token_ids
+        chat = await llm.achat(CHAT, GREEDY)
+        streamed = [delta async for delta in llm.astream_chat(CHAT, GREEDY)]
+        assert "".join(d.text for d in streamed) == chat.text
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_task_aborts_its_request(llm: LLM) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(llm.agenerate("endless", SamplingParams(ignore_eos=True)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await llm.agenerate([5] * 200, SamplingParams(max_tokens=20, ignore_eos=True))
+
+    asyncio.run(main())
+
+
+def test_threads_share_one_engine(llm: LLM) -> None:
+    expected = [llm.generate(f"thread {i}", GREEDY).token_ids for i in range(6)]
+    results: dict[int, list[int]] = {}
+
+    def work(i: int) -> None:
+        results[i] = llm.generate(f"thread {i}", GREEDY).token_ids
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [results[i] for i in range(6)] == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sampling", "error"),
+    [
+        ("x" * 5000, GREEDY, ContextLengthError),
+        ([300], GREEDY, InvalidRequestError),
+        ([-1], GREEDY, InvalidRequestError),
+        ("x", SamplingParams(grammar="root ::= ("), InvalidRequestError),
+        ("x", SamplingParams(logit_bias={9999: 1.0}), InvalidRequestError),
+        ("half \ud83d", GREEDY, InvalidRequestError),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_the_engine_goes_on(
+    llm: LLM, prompt: str | list[int], sampling: SamplingParams, error: type[SlipstreamError]
+) -> None:
+    with pytest.raises(error):
+        llm.generate(prompt, sampling)
+    assert llm.generate("fine", GREEDY).token_ids
+
+
+def test_models_that_are_not_there_or_no_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        LLM("no-such-model")
+    noise = tmp_path / "noise.gguf"
+    noise.write_bytes(b"noise" * 1000)
+    with pytest.raises(ModelLoadError, match=r"noise\.gguf"):
+        LLM(noise)
+
+
+def test_options_and_config_exclude_each_other(tiny_path: Callable[[str], Path]) -> None:
+    with pytest.raises(TypeError, match="not both"):
+        LLM(tiny_path("llama"), CONFIG, threads=2)
+    with pytest.raises(TypeError):
+        LLM(tiny_path("llama"), no_such_option=1)
+
+
+def test_after_close_calls_are_refused(tiny_path: Callable[[str], Path]) -> None:
+    llm = LLM(tiny_path("llama"), CONFIG)
+    llm.close()
+    llm.close()
+    with pytest.raises(ClosedError):
+        llm.generate("x", GREEDY)
