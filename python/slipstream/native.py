@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from slipstream import _core
 from slipstream._core import Context, Sampler, SamplerParams, build_info, default_threads, drain_log
 from slipstream.engine.sampler_params import to_native as sampler_params
-from slipstream.models.gguf import check_model_file, read_gguf
+from slipstream.models.gguf import check_adapter_file, check_model_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ class Model(_core.Model):
         progress: Callable[[float], bool | None] | None = None,
     ) -> None:
         file = os.fspath(path)
-        check_model_file(file)
+        check_model_file(file, vocab_only=vocab_only)
         super().__init__(
             file,
             gpu_layers=gpu_layers,
@@ -89,7 +89,7 @@ class LoraAdapter(_core.LoraAdapter):
 
     def __init__(self, model: _core.Model, path: str | os.PathLike[str]) -> None:
         file = os.fspath(path)
-        read_gguf(file)
+        check_adapter_file(file)
         super().__init__(model, file)
 
 

@@ -14,13 +14,16 @@ The weights are seeded, so the same call always writes the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tests.support.gguf_writer import Metadata, Tensors, gguf_bytes
 from tests.support.tiny_vocab import bpe_vocabulary, tokenizer_metadata, wordpiece_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 N_EMBD = 64
 SMALL_N_EMBD = 32  # of mamba and bert, which would be above 300 KB otherwise

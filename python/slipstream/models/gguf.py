@@ -7,16 +7,30 @@ files first. Pure Python, so that the API process can use it without the native 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
-from slipstream.models.gguf_check import check_model, check_tensor_types
+from slipstream.models.gguf_check import NO_WEIGHTS, check_model, check_tensor_types
 from slipstream.models.gguf_reader import parse_gguf
 from slipstream.models.gguf_types import GgufArray, GgufHeader, TensorInfo, refuse
 from slipstream.models.gguf_vocab import TOKENS, check_tokenizer
 
-__all__ = ["GgufArray", "GgufHeader", "TensorInfo", "check_model_file", "read_gguf"]
+__all__ = [
+    "GgufArray",
+    "GgufHeader",
+    "TensorInfo",
+    "check_adapter_file",
+    "check_model_file",
+    "read_gguf",
+]
 
+_ADAPTER_TYPES = {
+    "general.architecture": "str",
+    "adapter.type": "str",
+    "adapter.lora.alpha": "f32",
+    "adapter.alora.invocation_tokens": "array",
+}
 _PART_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -35,11 +49,12 @@ def read_gguf(path: str | Path) -> GgufHeader:
     return parse_gguf(Path(path))
 
 
-def check_model_file(path: str | Path) -> GgufHeader:
+def check_model_file(path: str | Path, *, vocab_only: bool = False) -> GgufHeader:
     """Check that a file is a model llama.cpp can be trusted with. Takes 0.1 s for 150 000 tokens.
 
     Args:
         path: The file; the first one of a model that is split into several.
+        vocab_only: Only its vocabulary is to be loaded: it need not hold tensors.
 
     Returns:
         Its header; of a split model the tensors of all files.
@@ -49,12 +64,44 @@ def check_model_file(path: str | Path) -> GgufHeader:
     """
     header = parse_gguf(Path(path), keep=frozenset({TOKENS}))
     header = _with_all_parts(header)
-    check_model(header)
+    check_model(header, vocab_only=vocab_only)
     check_tokenizer(header)
     tokens = header.metadata.get(TOKENS)
     if isinstance(tokens, GgufArray):
         slim = {**header.metadata, TOKENS: dataclasses.replace(tokens, items=None)}
         header = dataclasses.replace(header, metadata=slim)
+    return header
+
+
+def check_adapter_file(path: str | Path) -> GgufHeader:
+    """Check that a file is a LoRA adapter llama.cpp can be trusted with (llama-adapter.cpp).
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its header. Whether it fits a model shows when it is loaded for one.
+
+    Raises:
+        ModelLoadError: it is none.
+    """
+    header = parse_gguf(Path(path))
+    if header.metadata.get("general.type") != "adapter":
+        refuse(header.path, "it is no LoRA adapter: its general.type is not 'adapter'")
+    for key, kind in _ADAPTER_TYPES.items():
+        if header.value_types.get(key, kind) != kind:
+            refuse(header.path, f"{key} is {header.value_types[key]}, not {kind}")
+    alpha = header.metadata.get("adapter.lora.alpha", 0.0)
+    if isinstance(alpha, float) and not math.isfinite(alpha):
+        refuse(header.path, f"adapter.lora.alpha is {alpha}")
+    for tensor in header.tensors.values():
+        if tensor.type_name in NO_WEIGHTS or (
+            len(tensor.shape) != 2 and not tensor.name.endswith("_norm.weight")
+        ):
+            refuse(
+                header.path,
+                f"tensor {tensor.name!r} ({tensor.type_name}, {tensor.shape}) is no LoRA factor",
+            )
     return header
 
 

@@ -46,21 +46,24 @@ _NO_ROPE = ("glm5-next",)
 _FIXED_HEADS = ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3")
 _OPTIONAL_EXPERTS = ("hunyuan-dense", "hunyuan_vl")  # llama.cpp ignores a single expert in these
 _INTEGERS = ("i8", "i16", "i32", "i64")
-_NO_WEIGHTS = (*_INTEGERS, "f64", "q8_1", "q8_K")  # no matrix product of ggml takes these
+NO_WEIGHTS = (*_INTEGERS, "f64", "q8_1", "q8_K")  # no matrix product of ggml takes these
 # ggml-cpu adds and multiplies activations with f32 only; vectors and the tensors of these names get that
 _F32_PARTS = ("norm.", "ssm_conv1d", "shortconv.conv", "ssm_a", "ssm_d.")
 
 
-def check_model(header: GgufHeader) -> None:
+def check_model(header: GgufHeader, *, vocab_only: bool = False) -> None:
     """Check everything but the tokenizer.
 
     Args:
         header: Of the file, or of the first part of a split one.
+        vocab_only: It need not hold tensors.
 
     Raises:
         ModelLoadError: llama.cpp would refuse this file, or die of it.
     """
     _check_kind(header)
+    if not header.tensors and not vocab_only:
+        refuse(header.path, "it holds no tensors, so it is no whole model")
     keys = _Keys(header)
     keys.integer("context_length", 1, MAX_CONTEXT, required=True)
     keys.integer("embedding_length", 1, MAX_EMBEDDING, required=True)
@@ -95,7 +98,7 @@ def check_tensor_types(header: GgufHeader) -> None:
         index_table = tensor.type_name in _INTEGERS and not weights
         if vector and tensor.type_name != "f32" and not index_table:
             refuse(header.path, f"tensor {name!r} has the type {tensor.type_name}; it must be f32")
-        if weights and tensor.type_name in _NO_WEIGHTS:
+        if weights and tensor.type_name in NO_WEIGHTS:
             refuse(
                 header.path, f"tensor {name!r} has the type {tensor.type_name}, no type of weights"
             )
@@ -118,8 +121,6 @@ def _check_kind(header: GgufHeader) -> None:
             header.path,
             f"its architecture {architecture!r} is unknown, or all its values are missing",
         )
-    if not header.tensors:
-        refuse(header.path, "it holds no tensors, so it is no whole model")
 
 
 class _Keys:
@@ -196,7 +197,7 @@ def _check_attention(keys: _Keys) -> None:
     keys.per_layer("feed_forward_length", MAX_CONTEXT)
     for count, count_kv in zip(heads, heads_kv, strict=False):  # either may be absent
         if count_kv and count % count_kv:
-            keys.refuse("attention.head_count", f"a multiple of head_count_kv ({count_kv})")
+            keys.refuse("attention.head_count_kv", f"a divisor of head_count ({count})")
     embedding = keys.integer("embedding_length", 1, MAX_EMBEDDING)
     if heads and heads[0] > embedding:
         keys.refuse("attention.head_count", f"at most embedding_length ({embedding})")

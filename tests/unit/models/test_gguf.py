@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 
+import numpy as np
 import pytest
 
 from slipstream.base.errors import ModelLoadError
-from slipstream.models.gguf import check_model_file, read_gguf
+from slipstream.models.gguf import check_adapter_file, check_model_file, read_gguf
 from tests.support.gguf_writer import gguf_bytes, header_bytes
-from tests.support.tiny_gguf import KINDS, tiny_parts
+from tests.support.tiny_gguf import KINDS, tiny_parts, write_tiny_lora
 
 NUM_MUTATIONS = 300
 
@@ -106,3 +108,52 @@ def test_a_mutated_header_passes_or_is_refused_but_never_crashes(tmp_path, kind)
         except ModelLoadError:
             num_refused += 1
     assert num_refused > NUM_MUTATIONS // len(KINDS) // 2
+
+
+def write_lora_with(path, **changes):
+    """Write the tiny adapter with other values: alpha=("str", "x")."""
+    keys = {"kind": "general.type", "arch": "general.architecture", "alpha": "adapter.lora.alpha"}
+    metadata = [("adapter.type", "str", "lora")]
+    values = {"kind": ("str", "adapter"), "arch": ("str", "llama"), "alpha": ("f32", 8.0)}
+    metadata += [(keys[name], *value) for name, value in {**values, **changes}.items()]
+    path.write_bytes(gguf_bytes(metadata, [("blk.0.attn_q.weight.lora_a", np.ones((4, 64), "f4"))]))
+
+
+def test_a_lora_adapter_passes(tmp_path):
+    path = write_tiny_lora(tmp_path / "lora.gguf")
+    assert check_adapter_file(path).architecture == "llama"
+    write_lora_with(path)
+    check_adapter_file(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": ("str", "model")},
+        {"kind": ("u32", 1)},
+        {"arch": ("u32", 1)},
+        {"alpha": ("f64", 8.0)},
+        {"alpha": ("f32", math.nan)},
+    ],
+)
+def test_adapters_llama_cpp_would_die_of_are_refused(tmp_path, changes):
+    path = tmp_path / "lora.gguf"
+    write_lora_with(path, **changes)
+    with pytest.raises(ModelLoadError):
+        check_adapter_file(path)
+
+
+def test_a_factor_of_one_dimension_is_refused(tmp_path):
+    path = tmp_path / "lora.gguf"
+    metadata = [("general.type", "str", "adapter"), ("general.architecture", "str", "llama")]
+    path.write_bytes(gguf_bytes(metadata, [("a.lora_a", np.ones(4, "f4"))]))
+    with pytest.raises(ModelLoadError, match=r"'a\.lora_a'.* is no LoRA factor"):
+        check_adapter_file(path)
+
+
+def test_a_vocabulary_alone_passes_only_as_that(tmp_path):
+    path = tmp_path / "vocab.gguf"
+    path.write_bytes(gguf_bytes(tiny_parts()[0], []))
+    with pytest.raises(ModelLoadError, match="holds no tensors"):
+        check_model_file(path)
+    assert check_model_file(path, vocab_only=True).num_tokens == 300
