@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slipstream.base.errors import TemplateError
 from slipstream.base.types import ModelInstanceInfo
 from slipstream.runtime.host import EngineHost
 from slipstream.runtime.prompts import ChosenFormat
 from tests.support.fake_runner import VOCAB, FakeRunner, text_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass

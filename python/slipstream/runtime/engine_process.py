@@ -15,6 +15,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from slipstream.base.errors import ModelLoadError
 from slipstream.engine.client import EngineClient
 
 if TYPE_CHECKING:
@@ -97,9 +98,10 @@ class EngineProcess:
             try:
                 # A few ms on the event loop, once per load: a thread could not be cancelled half-way.
                 process = _spawn(command(theirs.fileno(), _log.getEffectiveLevel()), theirs)
-            except BaseException:
+            except OSError as error:
                 ours.close()
-                raise
+                message = f"cannot start an engine process for {path}: {error}"
+                raise ModelLoadError(message, path=path) from error
         engine = cls(process, name)
         try:
             client = await EngineClient.connect(ours, engine.wait_end, on_lost)

@@ -139,6 +139,11 @@ class EngineHost:
         """The model's vocabulary; safe from any thread until `close`."""
         return self._tokenizer
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's text side; its methods may be called from any thread."""
+        return self._tokenizer
+
     def submit(self, spec: GenerationSpec, sink: Callable[[list[Event]], None]) -> None:
         """Start a request. Any thread, never blocks, never raises: what is wrong comes as RequestFailed.
 
@@ -222,6 +227,9 @@ class EngineHost:
         """Make the prompt and hand the request to the core."""
         spec = record.spec
         prompt = self._builder.build(spec)
+        if self._is_closed:
+            message = "the model was unloaded before the request began"
+            raise ClosedError(message)
         record.echo = prompt.text
         sampling = spec.sampling
         missing = tuple(stop for stop in prompt.stop if stop not in sampling.stop)

@@ -232,7 +232,9 @@ def test_death_fails_every_request_and_names_the_cause():
     run(test())
 
 
-@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\x01\0\0\0\xc1", frames.encode(frames.Shutdown())])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xff\xff\xff", b"\x01\0\0\0\xc1", frames.encode(frames.Shutdown())]
+)
 def test_a_malformed_reply_ends_the_engine_but_not_the_reader(data):
     async def test():
         async with connected("was killed") as (client, peer):
@@ -266,7 +268,9 @@ def test_stats_are_matched_by_serial():
         async with connected() as (client, peer):
             first, second = asyncio.create_task(client.stats()), asyncio.create_task(client.stats())
             serials = [(await peer.read()).serial, (await peer.read()).serial]
-            peer.send(frames.StatsReply(999, some_stats()), frames.StatsReply(serials[1], some_stats()))
+            peer.send(
+                frames.StatsReply(999, some_stats()), frames.StatsReply(serials[1], some_stats())
+            )
             assert await second == some_stats()
             peer.send(frames.StatsReply(serials[0], some_stats()))
             assert await first == some_stats()

@@ -99,9 +99,7 @@ def test_the_stop_strings_of_the_format_join_those_of_the_request(hosted):
     host = hosted(model, chosen=ChosenFormat(FakeFormat(), "fallback", ("END",)))
     messages = [{"role": "user", "content": "q"}]
     host.submit(
-        GenerationSpec(
-            request_id="r", messages=messages, sampling=SamplingParams(stop=("never",))
-        ),
+        GenerationSpec(request_id="r", messages=messages, sampling=SamplingParams(stop=("never",))),
         sink,
     )
     assert sink.wait_end("r").stop_string == "END"
@@ -204,6 +202,15 @@ def test_a_failing_sink_costs_only_its_own_events(hosted):
     assert sink.text("good") == "hello"
 
 
+def wait_closing(host):
+    probe, deadline = Sink(), time.monotonic() + LIMIT_S
+    number = 0
+    while not any(end.error == "ClosedError" for end in probe.ends.values()):
+        assert time.monotonic() < deadline
+        number += 1
+        host.submit(spec(f"probe {number}"), probe)
+
+
 def test_close_fails_what_runs_and_what_comes_later(hosted):
     model = speaking(ab="hello")
     model.may_tokenize = threading.Event()
@@ -213,6 +220,7 @@ def test_close_fails_what_runs_and_what_comes_later(hosted):
     assert model.tokenizing.wait(LIMIT_S)
     closer = threading.Thread(target=host.close)
     closer.start()
+    wait_closing(host)
     model.may_tokenize.set()
     closer.join(LIMIT_S)
     host.close()

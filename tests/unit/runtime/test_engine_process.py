@@ -1,0 +1,30 @@
+"""How the end of a process is put into words."""
+
+import pytest
+
+from slipstream.runtime.engine_process import describe_exit
+
+ABORT = [
+    "llama_decode: something",
+    "/src/ggml.c:123: GGML_ASSERT(n > 0) failed",
+    "Fatal Python error: Aborted",
+    "Thread 0x1 (most recent call first):",
+    *(f'  File "/x.py", line {i} in step' for i in range(30)),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "text"),
+    [
+        (-9, ["INFO x: loaded"], "was killed by SIGKILL"),
+        (-6, ABORT, "aborted (SIGABRT): /src/ggml.c:123: GGML_ASSERT(n > 0) failed"),
+        (134, [], "ended with exit code 134 (abort)"),
+        (-11, ["Fatal Python error: Segmentation fault"],
+         "was killed by SIGSEGV: Fatal Python error: Segmentation fault"),
+        (1, ["a", "b", "c", "d"], "ended with exit code 1: b | c | d"),
+        (0, ["a"], "ended with exit code 0"),
+        (-99, [], "was killed by signal 99"),
+    ],
+)  # fmt: skip
+def test_an_exit_is_described_with_the_lines_that_tell_why(code, lines, text):
+    assert describe_exit(code, lines) == text
