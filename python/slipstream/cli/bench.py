@@ -105,13 +105,14 @@ class _Progress:
 def _print_table(
     model: Model, settings: DecodeSettings, results: list[DecodeResult], threads: int
 ) -> None:
+    from rich.box import MARKDOWN
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from slipstream.benchmark.report import cpu_name
 
-    table = Table("test", title=escape(model.description), title_justify="left")
+    table = Table("test", title=escape(model.description), title_justify="left", box=MARKDOWN)
     table.add_column("tokens/s", justify="right")
     table.add_column("± std", justify="right")
     table.add_column("median", justify="right")

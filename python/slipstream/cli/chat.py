@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
@@ -66,7 +67,7 @@ def chat(
             if stats:
                 typer.echo(describe(usage), err=True)
             return
-        typer.echo(f"{model}; /help lists the commands.", err=True)
+        typer.echo(f"{Path(model).stem}: /help lists the commands.", err=True)
         _converse(llm, conversation, sampling, _line_reader(), stats=stats)
 
 
@@ -75,7 +76,7 @@ def _load(model: str, context_length: int, threads: int) -> LLM:
 
     from slipstream.llm import LLM
 
-    progress = partial(show_load, model)
+    progress = partial(show_load, Path(model).stem)
     return LLM(model, progress=progress, context_length=context_length, threads=threads, parallel=1)
 
 
