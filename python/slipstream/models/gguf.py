@@ -13,8 +13,8 @@ from pathlib import Path
 
 from slipstream.models.gguf_check import NO_WEIGHTS, check_model, check_tensor_types
 from slipstream.models.gguf_reader import parse_gguf
-from slipstream.models.gguf_types import GgufArray, GgufHeader, TensorInfo, refuse
-from slipstream.models.gguf_vocab import TOKENS, check_tokenizer
+from slipstream.models.gguf_types import MAX_KEPT_ITEMS, GgufArray, GgufHeader, TensorInfo, refuse
+from slipstream.models.gguf_vocab import KEEP, check_tokenizer
 
 __all__ = [
     "GgufArray",
@@ -62,15 +62,16 @@ def check_model_file(path: str | Path, *, vocab_only: bool = False) -> GgufHeade
     Raises:
         ModelLoadError: it is none. The message names the file and the cause, `path` the file.
     """
-    header = parse_gguf(Path(path), keep=frozenset({TOKENS}))
+    header = parse_gguf(Path(path), keep=KEEP)
     header = _with_all_parts(header)
     check_model(header, vocab_only=vocab_only)
     check_tokenizer(header)
-    tokens = header.metadata.get(TOKENS)
-    if isinstance(tokens, GgufArray):
-        slim = {**header.metadata, TOKENS: dataclasses.replace(tokens, items=None)}
-        header = dataclasses.replace(header, metadata=slim)
-    return header
+    slim = dict(header.metadata)
+    for key in KEEP & slim.keys():
+        value = slim[key]
+        if isinstance(value, GgufArray) and value.count > MAX_KEPT_ITEMS:
+            slim[key] = dataclasses.replace(value, items=None)
+    return dataclasses.replace(header, metadata=slim)
 
 
 def check_adapter_file(path: str | Path) -> GgufHeader:

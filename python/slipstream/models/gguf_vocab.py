@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from slipstream.models.gguf_types import GgufHeader
 
 TOKENS = "tokenizer.ggml.tokens"
+TOKEN_TYPES = "tokenizer.ggml.token_type"
+KEEP = frozenset({TOKENS, TOKEN_TYPES})  # arrays whose items the checks look at
 NO_TOKEN = (1 << 32) - 1  # -1 as u32: files say so of a special token they do not have
+_BYTE = 6  # LLAMA_TOKEN_TYPE_BYTE
 _NO_VOCABULARY = ("no_vocab", "none")
 # Per token arrays: llama.cpp reads them by token id and allows more items, not fewer
 _PER_TOKEN = {
-    "tokenizer.ggml.token_type": ("i32",),
+    TOKEN_TYPES: ("i32",),
     "tokenizer.ggml.scores": ("f32", "i32"),
 }
 # Ids that steer generation. Others (padding, above all) are out of range in files that work well.
@@ -37,7 +40,7 @@ def check_tokenizer(header: GgufHeader) -> None:
     """Check vocabulary, special tokens and their agreement with the embedding.
 
     Args:
-        header: Read with the items of TOKENS kept.
+        header: Read with the items of KEEP.
 
     Raises:
         ModelLoadError: llama.cpp would refuse this tokenizer, or die of it.
@@ -53,7 +56,7 @@ def check_tokenizer(header: GgufHeader) -> None:
         what = header.value_types.get(TOKENS, "missing")
         refuse(header.path, f"{TOKENS} is {what}; it must be an array of strings")
     _check_tokens(header, tokens)
-    _check_arrays(header, tokens.count)
+    _check_arrays(header, model, tokens.count)
     _check_special(header, model, tokens.count)
 
 
@@ -81,7 +84,7 @@ def _check_tokens(header: GgufHeader, tokens: GgufArray) -> None:
             seen[text] = i
 
 
-def _check_arrays(header: GgufHeader, num_tokens: int) -> None:
+def _check_arrays(header: GgufHeader, model: str, num_tokens: int) -> None:
     for key, item_types in _PER_TOKEN.items():
         value = header.metadata.get(key)
         if value is None:
@@ -90,6 +93,11 @@ def _check_arrays(header: GgufHeader, num_tokens: int) -> None:
             refuse(header.path, f"{key} is no array of {' or '.join(item_types)}")
         if value.count < num_tokens:
             refuse(header.path, f"{key} has {value.count} items for {num_tokens} tokens")
+    types = header.metadata.get(TOKEN_TYPES)
+    if model == "bert" and isinstance(types, GgufArray) and _BYTE in (types.items or ()):
+        refuse(
+            header.path, f"{TOKEN_TYPES} has byte tokens, which a WordPiece tokenizer cannot have"
+        )
     merges = header.metadata.get("tokenizer.ggml.merges")
     if merges is not None and (not isinstance(merges, GgufArray) or merges.item_type != "str"):
         refuse(header.path, "tokenizer.ggml.merges is no array of strings")

@@ -43,8 +43,13 @@ def test_every_tiny_model_passes_and_is_small(path, kind):
     assert header.architecture == kind
     assert header.context_length == 512
     assert header.block_count == N_LAYER
-    assert header.metadata["tokenizer.ggml.tokens"].items is None
     assert header.size_bytes < 300_000
+
+
+def test_long_vocabularies_are_not_kept(path):
+    write_tiny_model(path, n_vocab=2000)
+    tokens = check_model_file(path).metadata["tokenizer.ggml.tokens"]
+    assert (tokens.count, tokens.items) == (2000, None)
 
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path):

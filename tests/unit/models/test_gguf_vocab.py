@@ -8,6 +8,7 @@ from slipstream.base.errors import ModelLoadError
 from slipstream.models.gguf import check_model_file
 from tests.support.gguf_writer import gguf_bytes
 from tests.support.tiny_gguf import tiny_parts
+from tests.support.tiny_vocab import wordpiece_metadata
 
 PREFIX = "tokenizer.ggml."
 
@@ -106,6 +107,11 @@ def test_tokens_that_are_no_utf8_pass(path):
 )
 def test_arrays_and_ids_that_do_not_fit_the_vocabulary_are_refused(path, name, value):
     assert PREFIX + name in refusal(path, **{name: value})
+
+
+def test_byte_tokens_in_a_wordpiece_vocabulary_are_refused(path):
+    num_tokens = len(wordpiece_metadata()[0])
+    assert "byte tokens" in refusal(path, "bert", token_type=("[i32]", [6] * num_tokens))
 
 
 @pytest.mark.parametrize("value", [300, 2**32 - 1])
