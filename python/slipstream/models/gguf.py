@@ -50,7 +50,7 @@ def read_gguf(path: str | Path) -> GgufHeader:
 
 
 def check_model_file(path: str | Path, *, vocab_only: bool = False) -> GgufHeader:
-    """Check that a file is a model llama.cpp can be trusted with. Takes 0.1 s for 150 000 tokens.
+    """Check that a file is a model llama.cpp can be trusted with. Takes 0.05 s for 150 000 tokens.
 
     Args:
         path: The file; the first one of a model that is split into several.

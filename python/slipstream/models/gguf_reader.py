@@ -186,19 +186,21 @@ class _Parser:
         return GgufArray(name, count, items)
 
     def _strings(self, count: int, *, keep: bool) -> tuple[bytes, ...] | None:
-        """Walk over strings; the hot loop of the reader, so it does without calls of its own."""
-        data, size, at = self._data, self._size, self._at
+        """Walk over strings; the hot loop of the reader, so the end of the file is found by exception."""
+        data, at = self._data, self._at
         length_at = struct.Struct("<Q").unpack_from
         items: list[bytes] = []
-        for _ in range(count):
-            if at + 8 > size:
-                self._cut(at + 8)
-            start = at + 8
-            at = start + length_at(data, at)[0]
-            if at > size:
-                self._cut(at)
-            if keep:
-                items.append(data[start:at])
+        try:
+            for _ in range(count):
+                (length,) = length_at(data, at)
+                start = at + 8
+                at = start + length
+                if keep:
+                    items.append(data[start:at])
+        except (struct.error, OverflowError):
+            self._cut(at + 8)
+        if at > self._size:
+            self._cut(at)
         self._at = at
         return tuple(items) if keep else None
 

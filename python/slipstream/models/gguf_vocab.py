@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from slipstream.models.gguf_types import GgufArray, refuse
 
@@ -71,17 +71,18 @@ def _check_tokens(header: GgufHeader, tokens: GgufArray) -> None:
                 header.path,
                 f"the vocabulary has {tokens.count} tokens, token_embd.weight has {rows} rows",
             )
-    texts = [item for item in tokens.items or () if isinstance(item, bytes)]
-    if b"\0" in b"".join(texts):  # llama.cpp takes tokens as C strings
-        texts = [text.split(b"\0", 1)[0] for text in texts]
-    named = [text or b"[EMPTY_%d]" % i for i, text in enumerate(texts)]
-    if len(set(named)) != len(named):
-        seen: dict[bytes, int] = {}
-        for i, text in enumerate(named):
-            if text in seen:
-                shown = text.decode(errors="replace")[:80]
-                refuse(header.path, f"tokens {seen[text]} and {i} are both {shown!r}")
-            seen[text] = i
+    texts = cast("tuple[bytes, ...]", tokens.items or ())
+    distinct = set(texts)
+    if len(distinct) == len(texts) and b"" not in distinct and b"\0" not in b"".join(texts):
+        return
+    named = (text.split(b"\0", 1)[0] for text in texts)  # llama.cpp takes tokens as C strings
+    seen: dict[bytes, int] = {}
+    for i, text in enumerate(named):
+        name = text or b"[EMPTY_%d]" % i  # as llama.cpp calls them
+        if name in seen:
+            shown = name.decode(errors="replace")[:80]
+            refuse(header.path, f"tokens {seen[name]} and {i} are both {shown!r}")
+        seen[name] = i
 
 
 def _check_arrays(header: GgufHeader, model: str, num_tokens: int) -> None:
