@@ -88,7 +88,7 @@ class EngineHost:
 
     @classmethod
     def load(
-        cls, path: str, config: LoadConfig, progress: Callable[[float], bool] | None = None
+        cls, path: str, config: LoadConfig, progress: Callable[[float], bool | None] | None = None
     ) -> Self:
         """Check a file and load it. Blocks for as long as that takes.
 
@@ -137,11 +137,6 @@ class EngineHost:
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's vocabulary; safe from any thread until `close`."""
-        return self._tokenizer
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's text side; its methods may be called from any thread."""
         return self._tokenizer
 
     def submit(self, spec: GenerationSpec, sink: Callable[[list[Event]], None]) -> None:
