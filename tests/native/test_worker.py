@@ -87,7 +87,7 @@ def tiny_file(tiny_path):
 
 async def gone(pid):
     deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while psutil.pid_exists(pid):  # the watcher thread reaps it
         assert time.monotonic() < deadline, f"process {pid} is still there"
         await asyncio.sleep(0)
 

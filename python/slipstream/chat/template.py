@@ -146,7 +146,9 @@ def text_of(message: Message) -> str:
 
 def _to_json(value: object) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()  # half a surrogate pair is no UTF-8, and nanobind would only say TypeError
+        return text
     except (TypeError, ValueError, RecursionError) as error:
         message = f"messages, tools and template options must be JSON values: {error}"
         raise TemplateError(message, param="messages") from error
