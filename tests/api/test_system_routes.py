@@ -45,6 +45,7 @@ def test_health_tells_state_and_models(client: TestClient) -> None:
             "id": MODEL,
             "state": "loaded",
             "progress": 1.0,
+            "pid": 4711,
             "num_loads": 1,
             "num_deaths": 0,
             "last_error": None,

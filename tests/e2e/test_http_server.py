@@ -28,36 +28,36 @@ MAX_API_RSS_BYTES = 120 << 20
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
+def fake_server() -> Iterator[ServerProcess]:
     process = start_fake_server()
     yield process
     process.close()
 
 
 @pytest.fixture
-def own_server() -> Iterator[ServerProcess]:
+def own_fake_server() -> Iterator[ServerProcess]:
     process = start_fake_server()
     yield process
     process.close()
 
 
-def post(server: ServerProcess, word: str, **fields: object) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+def post(fake_server: ServerProcess, word: str, **fields: object) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection("127.0.0.1", fake_server.port, timeout=20)
     body = {"messages": [{"role": "user", "content": word}], **fields}
     connection.request("POST", CHAT, json.dumps(body))
     return connection
 
 
-def num_closed(server: ServerProcess) -> int:
-    return server.get_json("/health")["models"][0]["num_deaths"]  # see fake_server.py
+def num_closed(fake_server: ServerProcess) -> int:
+    return fake_server.get_json("/health")["models"][0]["num_deaths"]  # see fake_server.py
 
 
-def in_flight(server: ServerProcess) -> int:
-    return server.get_json("/health")["requests_in_flight"]
+def in_flight(fake_server: ServerProcess) -> int:
+    return fake_server.get_json("/health")["requests_in_flight"]
 
 
-def test_stream_arrives_piece_by_piece(server: ServerProcess) -> None:
-    connection = post(server, "forever", stream=True)
+def test_stream_arrives_piece_by_piece(fake_server: ServerProcess) -> None:
+    connection = post(fake_server, "forever", stream=True)
     response = connection.getresponse()
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     lines = [response.readline() for _ in range(6)]
@@ -69,49 +69,51 @@ def test_stream_arrives_piece_by_piece(server: ServerProcess) -> None:
 @pytest.mark.parametrize(
     ("word", "stream"), [("forever", True), ("forever", False), ("silent", False)]
 )
-def test_disconnect_closes_the_generation(server: ServerProcess, word: str, stream: bool) -> None:
-    before = num_closed(server)
-    connection = post(server, word, stream=stream)
+def test_disconnect_closes_the_generation(
+    fake_server: ServerProcess, word: str, stream: bool
+) -> None:
+    before = num_closed(fake_server)
+    connection = post(fake_server, word, stream=stream)
     if stream:
         response = connection.getresponse()
         response.readline()
         response.close()  # else it holds the socket open
     else:
-        wait_until(lambda: in_flight(server) == 1, "the request to run")
+        wait_until(lambda: in_flight(fake_server) == 1, "the request to run")
     start_s = time.monotonic()
     connection.close()
-    wait_until(lambda: num_closed(server) == before + 1, "the generation to be closed")
+    wait_until(lambda: num_closed(fake_server) == before + 1, "the generation to be closed")
     assert time.monotonic() - start_s < 2
-    wait_until(lambda: in_flight(server) == 0, "the request to end")
+    wait_until(lambda: in_flight(fake_server) == 0, "the request to end")
 
 
-def test_client_that_does_not_read_is_not_buffered_without_end(server: ServerProcess) -> None:
-    rss_before = psutil.Process(server.pid).memory_info().rss
-    before = num_closed(server)
-    connection = post(server, "many", stream=True, max_tokens=200_000)
-    wait_until(lambda: in_flight(server) == 1, "the request to run")
-    wait_until(lambda: is_idle(server.pid), "the stream to fill its buffers")
-    assert psutil.Process(server.pid).memory_info().rss - rss_before < 200 << 20
+def test_client_that_does_not_read_is_not_buffered_without_end(fake_server: ServerProcess) -> None:
+    rss_before = psutil.Process(fake_server.pid).memory_info().rss
+    before = num_closed(fake_server)
+    connection = post(fake_server, "many", stream=True, max_tokens=200_000)
+    wait_until(lambda: in_flight(fake_server) == 1, "the request to run")
+    wait_until(lambda: is_idle(fake_server.pid), "the stream to fill its buffers")
+    assert psutil.Process(fake_server.pid).memory_info().rss - rss_before < 200 << 20
     connection.close()
-    wait_until(lambda: num_closed(server) == before + 1, "the generation to be closed")
+    wait_until(lambda: num_closed(fake_server) == before + 1, "the generation to be closed")
 
 
 def is_idle(pid: int) -> bool:
     return psutil.Process(pid).cpu_percent(interval=0.2) < 10
 
 
-def test_comments_keep_a_waiting_stream_alive(server: ServerProcess) -> None:
-    connection = post(server, "silent", stream=True)
+def test_comments_keep_a_waiting_stream_alive(fake_server: ServerProcess) -> None:
+    connection = post(fake_server, "silent", stream=True)
     response = connection.getresponse()
     assert response.status == 200
     assert [response.readline() for _ in range(4)] == [b": keep-alive\n", b"\n"] * 2
     response.close()
     connection.close()
-    wait_until(lambda: in_flight(server) == 0, "the request to end")
+    wait_until(lambda: in_flight(fake_server) == 0, "the request to end")
 
 
-def test_large_body_is_answered_with_an_error_object(server: ServerProcess) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+def test_large_body_is_answered_with_an_error_object(fake_server: ServerProcess) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", fake_server.port, timeout=20)
     connection.request("POST", CHAT, b" " * 10_000_000)
     response = connection.getresponse()
     assert response.status == 413
@@ -119,13 +121,13 @@ def test_large_body_is_answered_with_an_error_object(server: ServerProcess) -> N
     connection.close()
 
 
-def test_api_process_is_small(server: ServerProcess) -> None:
-    assert psutil.Process(server.pid).memory_info().rss < MAX_API_RSS_BYTES
+def test_api_process_is_small(fake_server: ServerProcess) -> None:
+    assert psutil.Process(fake_server.pid).memory_info().rss < MAX_API_RSS_BYTES
 
 
-def test_second_server_on_the_port_is_refused(server: ServerProcess) -> None:
-    with pytest.raises(ServerError, match=f"port {server.port} on 127.0.0.1 is taken"):
-        check_port("127.0.0.1", server.port)
+def test_second_server_on_the_port_is_refused(fake_server: ServerProcess) -> None:
+    with pytest.raises(ServerError, match=f"port {fake_server.port} on 127.0.0.1 is taken"):
+        check_port("127.0.0.1", fake_server.port)
 
 
 def test_taken_port_names_its_holder() -> None:
@@ -137,12 +139,12 @@ def test_taken_port_names_its_holder() -> None:
             check_port("127.0.0.1", port)
 
 
-def test_port_of_a_stopped_server_is_free_at_once(own_server: ServerProcess) -> None:
-    connection = post(own_server, "hi")
+def test_port_of_a_stopped_server_is_free_at_once(own_fake_server: ServerProcess) -> None:
+    connection = post(own_fake_server, "hi")
     connection.getresponse().read()
-    own_server.signal(signal.SIGTERM)
-    assert own_server.wait_exit(6) == 0
-    check_port("127.0.0.1", own_server.port)
+    own_fake_server.signal(signal.SIGTERM)
+    assert own_fake_server.wait_exit(6) == 0
+    check_port("127.0.0.1", own_fake_server.port)
     connection.close()
 
 
@@ -171,23 +173,23 @@ def test_url_is_one_a_local_client_can_use(host: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_an_idle_server(own_server: ServerProcess, number: int) -> None:
-    own_server.signal(number)
-    assert own_server.wait_exit(5) == 0
-    assert own_server.lines[-1] == "stopped"
+def test_signal_ends_an_idle_server(own_fake_server: ServerProcess, number: int) -> None:
+    own_fake_server.signal(number)
+    assert own_fake_server.wait_exit(5) == 0
+    assert own_fake_server.lines[-1] == "stopped"
 
 
-def test_signal_ends_open_streams_with_an_error_event(own_server: ServerProcess) -> None:
+def test_signal_ends_open_streams_with_an_error_event(own_fake_server: ServerProcess) -> None:
     transcripts: list[bytes] = []
-    connection = post(own_server, "forever", stream=True)
+    connection = post(own_fake_server, "forever", stream=True)
     response = connection.getresponse()
     response.readline()
     reader = threading.Thread(target=lambda: transcripts.append(response.read()))
     reader.start()
-    plain = post(own_server, "silent")
-    wait_until(lambda: in_flight(own_server) == 2, "both requests to run")
-    own_server.signal(signal.SIGTERM)
-    assert own_server.wait_exit(5) == 0
+    plain = post(own_fake_server, "silent")
+    wait_until(lambda: in_flight(own_fake_server) == 2, "both requests to run")
+    own_fake_server.signal(signal.SIGTERM)
+    assert own_fake_server.wait_exit(5) == 0
     reader.join(5)
     *_, error, done, last = transcripts[0].split(b"\n\n")
     assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "server_shutting_down"
@@ -199,32 +201,34 @@ def test_signal_ends_open_streams_with_an_error_event(own_server: ServerProcess)
     plain.close()
 
 
-def test_requests_that_are_nearly_done_end_normally(own_server: ServerProcess) -> None:
-    connection = post(own_server, "many", max_tokens=20_000)
-    wait_until(lambda: in_flight(own_server) == 1, "the request to run")
-    own_server.signal(signal.SIGTERM)
+def test_requests_that_are_nearly_done_end_normally(own_fake_server: ServerProcess) -> None:
+    connection = post(own_fake_server, "many", max_tokens=20_000)
+    wait_until(lambda: in_flight(own_fake_server) == 1, "the request to run")
+    own_fake_server.signal(signal.SIGTERM)
     answer = connection.getresponse()
     assert answer.status == 200
     answer.read()
-    assert own_server.wait_exit(5) == 0
+    assert own_fake_server.wait_exit(5) == 0
     connection.close()
 
 
-def test_idle_keep_alive_connection_does_not_hold_the_server(own_server: ServerProcess) -> None:
-    connection = post(own_server, "hi")
+def test_idle_keep_alive_connection_does_not_hold_the_server(
+    own_fake_server: ServerProcess,
+) -> None:
+    connection = post(own_fake_server, "hi")
     connection.getresponse().read()
-    own_server.signal(signal.SIGTERM)
+    own_fake_server.signal(signal.SIGTERM)
     start_s = time.monotonic()
-    assert own_server.wait_exit(5) == 0
+    assert own_fake_server.wait_exit(5) == 0
     assert time.monotonic() - start_s < 4
     connection.close()
 
 
-def test_second_signal_ends_the_process_at_once(own_server: ServerProcess) -> None:
-    connection = post(own_server, "silent")
-    wait_until(lambda: in_flight(own_server) == 1, "the request to run")
-    own_server.signal(signal.SIGINT)
-    own_server.wait_line("stopping")
-    own_server.signal(signal.SIGINT)
-    assert own_server.wait_exit(2) in (0, 1)
+def test_second_signal_ends_the_process_at_once(own_fake_server: ServerProcess) -> None:
+    connection = post(own_fake_server, "silent")
+    wait_until(lambda: in_flight(own_fake_server) == 1, "the request to run")
+    own_fake_server.signal(signal.SIGINT)
+    own_fake_server.wait_line("stopping")
+    own_fake_server.signal(signal.SIGINT)
+    assert own_fake_server.wait_exit(2) in (0, 1)
     connection.close()

@@ -92,7 +92,7 @@ class FakeManager:
     """Serves one model, or the given statuses."""
 
     def __init__(self) -> None:
-        info = ModelInstanceInfo(path="/models/tiny.gguf", context_length=512)
+        info = ModelInstanceInfo(path="/models/tiny.gguf", context_length=512, pid=4711)
         self.statuses = [
             ModelStatus(
                 key=MODEL,

@@ -14,13 +14,13 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 READY_S = 120.0
+# The clients' own environments do not hold the package.
+PYTHON = os.environ.get("SLIPSTREAM_TEST_PYTHON", sys.executable)
 
 
 def free_port() -> int:
@@ -37,6 +37,15 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 10.0)
         assert time.monotonic() < deadline_s, f"timed out waiting for {what}"
         time.sleep(0.01)
     return answer
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 class ServerProcess:
@@ -110,9 +119,9 @@ class ServerProcess:
                 total += float(value)
         return total
 
-    def children(self) -> list[psutil.Process]:
-        """Engine processes."""
-        return psutil.Process(self.pid).children(recursive=True)
+    def engine_pid(self) -> int:
+        """Process id of the engine of the only model."""
+        return self.get_json("/health")["models"][0]["pid"]
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
@@ -126,16 +135,12 @@ class ServerProcess:
     def close(self) -> None:
         """End the process and all it started, however it is doing."""
         if self._process.poll() is None:
-            children = self.children()
             self.signal(signal.SIGTERM)
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                self._process.kill()  # its engines see their socket close and exit
                 self._process.wait(10)
-            for child in children:
-                if child.is_running():
-                    child.kill()
         self._reader.join(5)
         self._process.stdout.close()
 
@@ -144,7 +149,7 @@ def start_fake_server() -> ServerProcess:
     """A server over a scripted generation."""
     port = free_port()
     script = str(ROOT / "tests" / "support" / "fake_server.py")
-    server = ServerProcess([sys.executable, script, str(port)], port)
+    server = ServerProcess([PYTHON, script, str(port)], port)
     server.wait_ready()
     return server
 
@@ -152,7 +157,7 @@ def start_fake_server() -> ServerProcess:
 def start_server(*arguments: str, env: dict[str, str] | None = None) -> ServerProcess:
     """`slipstream serve` with these arguments, once it is ready."""
     port = free_port()
-    command = [sys.executable, "-m", "slipstream", "serve", *arguments, "--port", str(port)]
+    command = [PYTHON, "-m", "slipstream", "serve", *arguments, "--port", str(port)]
     server = ServerProcess(command, port, env)
     try:
         server.wait_ready()

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 class ModelHealth(BaseModel):
-    """How one model is doing."""
+    """How one model is doing; `pid` is that of the engine process that holds it."""
 
     id: str
     state: Literal["not-loaded", "loading", "loaded"]
     progress: float
+    pid: int | None
     num_loads: int
     num_deaths: int
     last_error: str | None
@@ -59,6 +60,7 @@ async def health(request: Request) -> Response:
             id=status.key,
             state=status.state.value,
             progress=status.progress,
+            pid=status.info.pid if status.info else None,
             num_loads=status.num_loads,
             num_deaths=status.num_deaths,
             last_error=status.last_error,
