@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -114,6 +115,14 @@ def test_every_request_field_is_described(client: TestClient) -> None:
         silent = {"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
         for name in endpoint.takes.model_fields.keys() - silent:
             assert f"{name}:" in pages, name
+
+
+def test_every_route_and_field_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    for endpoint in ENDPOINTS:
+        assert f"`{endpoint.public_path}`" in text
+        for name in endpoint.takes.model_fields if endpoint.takes else ():
+            assert f"`{name}`" in text, name
 
 
 def test_docs_page_needs_nothing_from_elsewhere(client: TestClient) -> None:

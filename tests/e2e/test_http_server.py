@@ -232,3 +232,13 @@ def test_second_signal_ends_the_process_at_once(own_fake_server: ServerProcess) 
     own_fake_server.signal(signal.SIGINT)
     assert own_fake_server.wait_exit(2) in (0, 1)
     connection.close()
+
+
+def test_signal_while_a_model_loads_ends_the_server() -> None:
+    loading = start_fake_server("--loading")
+    try:
+        loading.signal(signal.SIGINT)
+        assert loading.wait_exit(5) == 0
+        assert loading.lines[-1] == "stopped"
+    finally:
+        loading.close()

@@ -1,4 +1,4 @@
-"""A real server process over a scripted generation: python fake_server.py PORT. Prints the URL once it answers.
+"""A real server over a scripted generation: python fake_server.py PORT [--loading]. Prints the URL once it answers.
 
 The last message of a request says what is played: "forever" never ends, "silent" never starts, "many" plays
 max_tokens words at once, anything else the usual three words.
@@ -21,6 +21,7 @@ from slipstream.server.context import ServerSettings
 from tests.support.fake_generation import FakeGeneration, FakeManager, FakeStream, Step
 
 TOKEN_S = 0.002
+HOST = "localhost"  # a name, which Granian would not take
 
 
 class EndlessStream(FakeStream):
@@ -29,6 +30,11 @@ class EndlessStream(FakeStream):
     async def __anext__(self) -> tuple[int, OutputDelta]:
         await asyncio.sleep(TOKEN_S)
         return 0, self._steps[0][1]
+
+
+async def load_for_ever() -> None:
+    print("loading", flush=True)
+    await never()
 
 
 async def never() -> None:
@@ -66,8 +72,13 @@ def many(spec: GenerationSpec) -> list[Step]:
 def main() -> None:
     log.configure("info")
     serve.Generation = PlayingGeneration
-    settings = ServerSettings(port=int(sys.argv[1]), keep_alive_s=0.05)
-    serve.run(FakeManager(), settings, on_ready=lambda url: print(url, flush=True))
+    settings = ServerSettings(host=HOST, port=int(sys.argv[1]), keep_alive_s=0.05)
+    serve.run(
+        FakeManager(),
+        settings,
+        before=load_for_ever if "--loading" in sys.argv else None,
+        on_ready=lambda url: print(url, flush=True),
+    )
     print("stopped", flush=True)
 
 

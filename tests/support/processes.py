@@ -145,12 +145,12 @@ class ServerProcess:
         self._process.stdout.close()
 
 
-def start_fake_server() -> ServerProcess:
-    """A server over a scripted generation."""
+def start_fake_server(*options: str) -> ServerProcess:
+    """A server over a scripted generation; wait for its first line."""
     port = free_port()
     script = str(ROOT / "tests" / "support" / "fake_server.py")
-    server = ServerProcess([PYTHON, script, str(port)], port)
-    server.wait_ready()
+    server = ServerProcess([PYTHON, script, str(port), *options], port)
+    server.wait_line("loading" if options else f":{port}", READY_S)
     return server
 
 

@@ -67,13 +67,16 @@ def run(
         ServerError: the port is taken or the address is not one of this machine.
         SlipstreamError: what `before` raised.
     """
-    check_port(settings.host, settings.port)
-    _warn_if_open(settings.host)
-    _run_loop(_serve(manager, settings, before, on_ready))
+    address = check_port(settings.host, settings.port)
+    _warn_if_open(address)
+    _run_loop(_serve(manager, settings, address, before, on_ready))
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> str:
     """Try to bind an address, without SO_REUSEPORT.
+
+    Returns:
+        The IP address of `host`, the IPv4 one where it has both.
 
     Raises:
         ServerError: it is taken, not allowed, or not of this machine.
@@ -83,7 +86,7 @@ def check_port(host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         message = f"{host} port {port} is no address to listen on: {error}"
         raise ServerError(message) from error
-    family, kind, proto, _name, address = found[0]
+    family, kind, proto, _name, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     with socket.socket(family, kind, proto) as probe:
         # The connections of a server that has just stopped do not hold its port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -92,6 +95,7 @@ def check_port(host: str, port: int) -> None:
             probe.listen(1)
         except OSError as error:
             raise ServerError(_bind_message(host, port, error)) from error
+    return str(address[0])
 
 
 def _bind_message(host: str, port: int, error: OSError) -> str:
@@ -120,12 +124,9 @@ def _holder_of(port: int) -> str | None:
     return None
 
 
-def _warn_if_open(host: str) -> None:
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host != "localhost":
-        _log.warning("listening on %s: every machine that reaches it can use the models", host)
+def _warn_if_open(address: str) -> None:
+    if not ipaddress.ip_address(address).is_loopback:
+        _log.warning("listening on %s: every machine that reaches it can use the models", address)
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -142,6 +143,7 @@ def _run_loop(main: Coroutine[Any, Any, None]) -> None:
 async def _serve(
     manager: ModelManager,
     settings: ServerSettings,
+    address: str,
     before: Callable[[], Awaitable[None]] | None,
     on_ready: Callable[[str], None] | None,
 ) -> None:
@@ -151,7 +153,7 @@ async def _serve(
         if before is not None and not await _unless(stop, before()):
             return
         if not stop.is_set():
-            await _serve_app(app, settings, stop, on_ready)
+            await _serve_app(app, settings, address, stop, on_ready)
     finally:
         await manager.close()
 
@@ -191,12 +193,13 @@ async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
 async def _serve_app(
     app: Starlette,
     settings: ServerSettings,
+    address: str,
     stop: asyncio.Event,
     on_ready: Callable[[str], None] | None,
 ) -> None:
     server = Server(
         app,
-        address=settings.host,
+        address=address,
         port=settings.port,
         interface=Interfaces.ASGINL,  # no lifespan: this function is it
         backlog=_BACKLOG,
@@ -204,7 +207,7 @@ async def _serve_app(
     )
     serving = asyncio.ensure_future(server.serve())
     try:
-        await _wait_reachable(settings, serving)
+        await _wait_reachable(_local_host(address), settings.port, serving)
         if on_ready is not None:
             on_ready(url_of(settings))
         await asyncio.wait(
@@ -226,16 +229,15 @@ async def _close(context: ServerContext) -> None:
     await context.manager.close()
 
 
-async def _wait_reachable(settings: ServerSettings, serving: asyncio.Task[None]) -> None:
+async def _wait_reachable(host: str, port: int, serving: asyncio.Task[None]) -> None:
     """Connect until it works: Granian does not say when it listens."""
-    host = _local_host(settings.host)
     deadline_s = asyncio.get_running_loop().time() + _PROBE_S
     while not serving.done():
         try:
-            _reader, writer = await asyncio.open_connection(host, settings.port)
+            _reader, writer = await asyncio.open_connection(host, port)
         except OSError as error:
             if asyncio.get_running_loop().time() > deadline_s:
-                message = f"the server does not answer on {host} port {settings.port}: {error}"
+                message = f"the server does not answer on {host} port {port}: {error}"
                 raise ServerError(message) from error
             await asyncio.sleep(0.01)
         else:
