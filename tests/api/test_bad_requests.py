@@ -81,6 +81,7 @@ def error_of(response, status: int) -> dict:
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"chat_template_kwargs": {"x": 2**70}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"x": [1e999]}}, "chat_template_kwargs"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

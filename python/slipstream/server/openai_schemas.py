@@ -6,6 +6,7 @@ Ranges are not checked here but by SamplingParams, in one place for every surfac
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -25,8 +26,9 @@ def _fits_frame(value: dict[str, Any]) -> dict[str, Any]:
     """Refuse what cannot be sent to an engine: integers of more than 64 bits."""
     try:
         msgspec.msgpack.encode(value)
-    except OverflowError as error:
-        message = "should have no integers of more than 64 bits"
+        json.dumps(value, allow_nan=False)
+    except (OverflowError, ValueError) as error:
+        message = "should have no integers of more than 64 bits and no infinities"
         raise ValueError(message) from error
     return value
 
