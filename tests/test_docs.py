@@ -35,14 +35,13 @@ def commands(command=None, path=()):
 
 @pytest.mark.parametrize(("words", "options"), list(commands()), ids=lambda value: " ".join(value))
 def test_every_command_and_option_is_in_the_command_line_docs(words, options):
+    name = " ".join(words)
     sections = re.split(r"^## ", DOCS["cli.md"], flags=re.MULTILINE)
-    found = [section for section in sections if section.startswith(" ".join(words))]
-    text = "\n".join(found) if len(words) > 1 else DOCS["cli.md"]
-    assert found or len(words) == 1 or any(s.startswith(" ".join(words) + " ") for s in sections)
-    missing = [
-        option for option in options if not re.search(rf"`{option}\b", text) and option != "--help"
-    ]
-    assert missing == []
+    if len(words) > 1:  # options of the program itself may be anywhere
+        sections = [section for section in sections if section.startswith(name)]
+    text = "\n".join(sections)
+    assert text, f"docs/cli.md has no section on {name}"
+    assert [option for option in options if not re.search(rf"{option}\b", text)] == []
 
 
 def test_every_chat_command_is_documented():
@@ -52,7 +51,8 @@ def test_every_chat_command_is_documented():
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: f"{e.method} {e.public_path}")
 def test_every_route_is_documented(endpoint):
-    assert f"{endpoint.method} {endpoint.public_path}" in EVERYTHING
+    route = re.escape(f"{endpoint.method} {endpoint.public_path}")
+    assert re.search(rf"{route}(?![\w/{{])", EVERYTHING)
 
 
 def test_readme_opens_with_the_two_commands():
