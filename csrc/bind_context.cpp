@@ -28,7 +28,9 @@ nb::object copy_row(const float * row, size_t n) {
 
 void check_same_length(const char * name, size_t n, size_t expected) {
     if (n != expected) {
-        throw Error("InvalidBatchError", format("%s has %zu entries and tokens has %zu; they must be equal", name, n, expected), name);
+        throw Error("InvalidBatchError",
+                    format("%s has %zu entries and tokens has %zu; they must be equal", name, n, expected),
+                    name);
     }
 }
 
@@ -79,11 +81,13 @@ void bind_compute(nb::class_<Context> & c) {
     static const std::string encode_signature = std::string("def encode") + batch_signature;
     c.def(
          "decode",
-         [](Context & self, const IntArray & tokens, std::optional<IntArray> positions, std::optional<IntArray> seq_ids,
-            std::optional<BoolArray> outputs) {
-             run_batch(self, tokens, positions, seq_ids, outputs, [](Context & s, const Batch & b) { s.decode(b); });
+         [](Context & self, const IntArray & tokens, std::optional<IntArray> positions,
+            std::optional<IntArray> seq_ids, std::optional<BoolArray> outputs) {
+             run_batch(self, tokens, positions, seq_ids, outputs,
+                       [](Context & s, const Batch & b) { s.decode(b); });
          },
-         "tokens"_a, "positions"_a = nb::none(), "seq_ids"_a = nb::none(), "outputs"_a = nb::none(), nb::sig(decode_signature.c_str()),
+         "tokens"_a, "positions"_a = nb::none(), "seq_ids"_a = nb::none(), "outputs"_a = nb::none(),
+         nb::sig(decode_signature.c_str()),
          "Compute a batch of up to n_batch tokens of any mix of sequences. The GIL is released; Ctrl-C works on the main thread.\n\n"
          "Args:\n"
          "    tokens: int32, shape (n,).\n"
@@ -97,9 +101,10 @@ void bind_compute(nb::class_<Context> & c) {
          "    ContextBusyError: another thread is in this context.")
         .def(
             "encode",
-            [](Context & self, const IntArray & tokens, std::optional<IntArray> positions, std::optional<IntArray> seq_ids,
-               std::optional<BoolArray> outputs) {
-                run_batch(self, tokens, positions, seq_ids, outputs, [](Context & s, const Batch & b) { s.encode(b); });
+            [](Context & self, const IntArray & tokens, std::optional<IntArray> positions,
+               std::optional<IntArray> seq_ids, std::optional<BoolArray> outputs) {
+                run_batch(self, tokens, positions, seq_ids, outputs,
+                          [](Context & s, const Batch & b) { s.encode(b); });
             },
             "tokens"_a, "positions"_a = nb::none(), "seq_ids"_a = nb::none(), "outputs"_a = nb::none(),
             nb::sig(encode_signature.c_str()),
@@ -119,9 +124,11 @@ void bind_compute(nb::class_<Context> & c) {
             "Decode `token` at the end of sequence 0 and go on greedily for `n` tokens in one native call, past end-of-generation\n"
             "tokens. The floor that benchmarks measure the engine against.\n\n"
             "Raises:\n    NoKVSlotError: they do not fit the context.")
-        .def("abort", &Context::abort, "Stop a running decode soon (CPU backend). Any thread; nothing happens if none runs.")
+        .def("abort", &Context::abort,
+             "Stop a running decode soon (CPU backend). Any thread; nothing happens if none runs.")
         .def(
-            "logits", [](Context & self, int32_t i) { return copy_row(self.logits(i), size_t(self.n_vocab())); }, "i"_a,
+            "logits",
+            [](Context & self, int32_t i) { return copy_row(self.logits(i), size_t(self.n_vocab())); }, "i"_a,
             nb::sig("def logits(self, i: int) -> numpy.typing.NDArray[numpy.float32]"),
             "A copy of the logits of batch index `i` of the last decode: float32, shape (n_vocab,).\n\n"
             "Raises:\n    InvalidBatchError: that token was no output.")
@@ -134,12 +141,15 @@ void bind_compute(nb::class_<Context> & c) {
             "i"_a, nb::sig("def logits_view(self, i: int) -> numpy.typing.NDArray[numpy.float32]"),
             "The same without a copy, read-only. It shows llama.cpp's own buffer: valid until the next decode, encode or close() of\n"
             "this context, garbage after that. It keeps the context object alive, not its content.")
-        .def("all_logits", &all_logits, nb::sig("def all_logits(self) -> numpy.typing.NDArray[numpy.float32]"),
-             "A copy of all outputs of the last decode: float32, shape (n_outputs, n_vocab), in the order of `outputs`.")
-        .def_prop_ro("outputs", &Context::outputs, "Batch indices of the last batch that have logits, ascending.")
         .def(
-            "embeddings", [](Context & self, int32_t i) { return copy_row(self.embeddings(i), size_t(self.n_embd())); }, "i"_a,
-            nb::sig("def embeddings(self, i: int) -> numpy.typing.NDArray[numpy.float32]"),
+            "all_logits", &all_logits, nb::sig("def all_logits(self) -> numpy.typing.NDArray[numpy.float32]"),
+            "A copy of all outputs of the last decode: float32, shape (n_outputs, n_vocab), in the order of `outputs`.")
+        .def_prop_ro("outputs", &Context::outputs,
+                     "Batch indices of the last batch that have logits, ascending.")
+        .def(
+            "embeddings",
+            [](Context & self, int32_t i) { return copy_row(self.embeddings(i), size_t(self.n_embd())); },
+            "i"_a, nb::sig("def embeddings(self, i: int) -> numpy.typing.NDArray[numpy.float32]"),
             "A copy of the embedding of batch index `i`: float32, shape (n_embd,). Needs embeddings=True.")
         .def(
             "sequence_embedding",
@@ -148,24 +158,34 @@ void bind_compute(nb::class_<Context> & c) {
                 const size_t n = rank ? llama_model_n_cls_out(self.model().get()) : size_t(self.n_embd());
                 return copy_row(self.embeddings_of_sequence(seq_id), n);
             },
-            "seq_id"_a, nb::sig("def sequence_embedding(self, seq_id: int) -> numpy.typing.NDArray[numpy.float32]"),
+            "seq_id"_a,
+            nb::sig("def sequence_embedding(self, seq_id: int) -> numpy.typing.NDArray[numpy.float32]"),
             "A copy of a sequence's pooled embedding: float32, shape (n_embd,), or the scores of a ranking model.");
 }
 
 void bind_memory(nb::class_<Context> & c) {
     c.def("memory_clear", &Context::memory_clear, nb::call_guard<nb::gil_scoped_release>(), "data"_a = false,
           "Forget every sequence; with `data`, zero the buffers, too.")
-        .def("seq_rm", &Context::seq_rm, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a, "p0"_a = -1, "p1"_a = -1,
-             "Remove positions [p0, p1) of a sequence; -1 is an open end.\n\n"
-             "Returns:\n    False if this memory cannot remove a part (recurrent models); nothing has changed then.")
-        .def("seq_cp", &Context::seq_cp, nb::call_guard<nb::gil_scoped_release>(), "src"_a, "dst"_a, "p0"_a = -1, "p1"_a = -1,
-             "Make positions [p0, p1) of `src` part of the empty sequence `dst`, too; in a unified cache nothing is copied.\n"
-             "Linear in the tokens shared.")
-        .def("seq_keep", &Context::seq_keep, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a, "Remove every other sequence.")
-        .def("seq_add", &Context::seq_add, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a, "p0"_a, "p1"_a, "delta"_a,
-             "Shift positions [p0, p1) by `delta`.\n\nRaises:\n    InvalidRequestError: this memory cannot shift.")
-        .def("seq_pos_min", &Context::seq_pos_min, "seq_id"_a, "Smallest position in memory, -1 for an empty sequence.")
-        .def("seq_pos_max", &Context::seq_pos_max, "seq_id"_a, "Largest position in memory, -1 for an empty sequence.")
+        .def(
+            "seq_rm", &Context::seq_rm, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a, "p0"_a = -1,
+            "p1"_a = -1,
+            "Remove positions [p0, p1) of a sequence; -1 is an open end.\n\n"
+            "Returns:\n    False if this memory cannot remove a part (recurrent models); nothing has changed then.")
+        .def(
+            "seq_cp", &Context::seq_cp, nb::call_guard<nb::gil_scoped_release>(), "src"_a, "dst"_a,
+            "p0"_a = -1, "p1"_a = -1,
+            "Make positions [p0, p1) of `src` part of the empty sequence `dst`, too; in a unified cache nothing is copied.\n"
+            "Linear in the tokens shared.")
+        .def("seq_keep", &Context::seq_keep, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a,
+             "Remove every other sequence.")
+        .def(
+            "seq_add", &Context::seq_add, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a, "p0"_a,
+            "p1"_a, "delta"_a,
+            "Shift positions [p0, p1) by `delta`.\n\nRaises:\n    InvalidRequestError: this memory cannot shift.")
+        .def("seq_pos_min", &Context::seq_pos_min, "seq_id"_a,
+             "Smallest position in memory, -1 for an empty sequence.")
+        .def("seq_pos_max", &Context::seq_pos_max, "seq_id"_a,
+             "Largest position in memory, -1 for an empty sequence.")
         .def_prop_ro("can_shift", &Context::can_shift)
         .def(
             "state_save",
@@ -195,14 +215,16 @@ void bind_memory(nb::class_<Context> & c) {
 } // namespace
 
 void bind_context(nb::module_ & m) {
-    nb::class_<Context> c(m, "Context",
-                          "KV cache and compute buffers on a model. One thread at a time; a second one gets ContextBusyError.");
+    nb::class_<Context> c(
+        m, "Context",
+        "KV cache and compute buffers on a model. One thread at a time; a second one gets ContextBusyError.");
     c.def(
         "__init__",
-        [](Context * self, const Model & model, uint32_t n_ctx, uint32_t n_batch, uint32_t n_ubatch, uint32_t n_seq_max,
-           uint32_t n_outputs_max, int32_t n_threads, int32_t n_threads_batch, std::optional<bool> flash_attention,
-           const std::string & type_k, const std::string & type_v, bool embeddings, const std::string & pooling, bool kv_unified,
-           bool swa_full, float rope_freq_base, float rope_freq_scale, int32_t poll, bool interruptible) {
+        [](Context * self, const Model & model, uint32_t n_ctx, uint32_t n_batch, uint32_t n_ubatch,
+           uint32_t n_seq_max, uint32_t n_outputs_max, int32_t n_threads, int32_t n_threads_batch,
+           std::optional<bool> flash_attention, const std::string & type_k, const std::string & type_v,
+           bool embeddings, const std::string & pooling, bool kv_unified, bool swa_full, float rope_freq_base,
+           float rope_freq_scale, int32_t poll, bool interruptible) {
             ContextOptions o;
             o.n_ctx = n_ctx;
             o.n_batch = n_batch;
@@ -227,10 +249,11 @@ void bind_context(nb::module_ & m) {
                 self->set_interrupt_check(python_interrupted);
             }
         },
-        "model"_a, nb::kw_only(), "n_ctx"_a = 0, "n_batch"_a = 512, "n_ubatch"_a = 0, "n_seq_max"_a = 1, "n_outputs_max"_a = 0,
-        "n_threads"_a = 0, "n_threads_batch"_a = 0, "flash_attention"_a = nb::none(), "type_k"_a = "f16", "type_v"_a = "f16",
-        "embeddings"_a = false, "pooling"_a = "default", "kv_unified"_a = true, "swa_full"_a = true, "rope_freq_base"_a = 0.0f,
-        "rope_freq_scale"_a = 0.0f, "poll"_a = 50, "interruptible"_a = true,
+        "model"_a, nb::kw_only(), "n_ctx"_a = 0, "n_batch"_a = 512, "n_ubatch"_a = 0, "n_seq_max"_a = 1,
+        "n_outputs_max"_a = 0, "n_threads"_a = 0, "n_threads_batch"_a = 0, "flash_attention"_a = nb::none(),
+        "type_k"_a = "f16", "type_v"_a = "f16", "embeddings"_a = false, "pooling"_a = "default",
+        "kv_unified"_a = true, "swa_full"_a = true, "rope_freq_base"_a = 0.0f, "rope_freq_scale"_a = 0.0f,
+        "poll"_a = 50, "interruptible"_a = true,
         "Make a context.\n\n"
         "Args:\n"
         "    model: Kept alive by the context.\n"
@@ -252,10 +275,12 @@ void bind_context(nb::module_ & m) {
         "    interruptible: Look for Ctrl-C during decode().\n\n"
         "Raises:\n"
         "    ContextCreateError: the machine or the model refuses; the message says why.");
-    c.def("close", &Context::close, "Free it now. Idempotent.\n\nRaises:\n    ContextBusyError: another thread is in it.");
+    c.def("close", &Context::close,
+          "Free it now. Idempotent.\n\nRaises:\n    ContextBusyError: another thread is in it.");
     bind_compute(c);
     bind_memory(c);
-    c.def("set_threads", &Context::set_threads, "n_threads"_a, "n_threads_batch"_a, "Change the number of threads (starts a new pool).")
+    c.def("set_threads", &Context::set_threads, "n_threads"_a, "n_threads_batch"_a,
+          "Change the number of threads (starts a new pool).")
         .def("set_causal", &Context::set_causal, "causal"_a, "Causal attention or attention to every token.")
         .def("set_lora", &Context::set_lora, "adapters"_a,
              "Apply (adapter, scale) pairs to the whole context from now on; an empty list takes all off.")

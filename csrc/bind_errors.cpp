@@ -15,7 +15,8 @@ void raise_in_python(const Error & error) {
         details[std::string(error.kind()) == "ModelLoadError" ? "path" : "param"] = error.detail();
     }
     // Text from a hostile file may be no UTF-8; the message must get through all the same.
-    nb::object message = nb::steal(PyUnicode_DecodeUTF8(error.what(), Py_ssize_t(std::strlen(error.what())), "replace"));
+    nb::object message =
+        nb::steal(PyUnicode_DecodeUTF8(error.what(), Py_ssize_t(std::strlen(error.what())), "replace"));
     nb::object value = type(message, **details);
     PyErr_SetObject(type.ptr(), value.ptr());
 }

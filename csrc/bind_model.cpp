@@ -89,18 +89,21 @@ nb::dict special_tokens(const Model & model) {
 } // namespace
 
 void bind_model(nb::module_ & m) {
-    nb::class_<Model>(m, "Model", "A loaded GGUF model: weights and vocabulary. Reading it is safe from any thread.")
+    nb::class_<Model>(m, "Model",
+                      "A loaded GGUF model: weights and vocabulary. Reading it is safe from any thread.")
         .def(
             "__init__",
-            [](Model * self, const std::string & path, int32_t gpu_layers, bool mmap, bool mlock, bool repack, bool vocab_only,
-               bool check_tensors, nb::object progress) {
-                init_model(self, path, std::move(progress), {gpu_layers, mmap, mlock, repack, vocab_only, check_tensors});
+            [](Model * self, const std::string & path, int32_t gpu_layers, bool mmap, bool mlock, bool repack,
+               bool vocab_only, bool check_tensors, nb::object progress) {
+                init_model(self, path, std::move(progress),
+                           {gpu_layers, mmap, mlock, repack, vocab_only, check_tensors});
             },
-            "path"_a, nb::kw_only(), "gpu_layers"_a = -1, "mmap"_a = true, "mlock"_a = false, "repack"_a = true,
-            "vocab_only"_a = false, "check_tensors"_a = false, "progress"_a = nb::none(),
-            nb::sig("def __init__(self, path: str, *, gpu_layers: int = -1, mmap: bool = True, mlock: bool = False, "
-                    "repack: bool = True, vocab_only: bool = False, check_tensors: bool = False, "
-                    "progress: collections.abc.Callable[[float], bool | None] | None = None) -> None"),
+            "path"_a, nb::kw_only(), "gpu_layers"_a = -1, "mmap"_a = true, "mlock"_a = false,
+            "repack"_a = true, "vocab_only"_a = false, "check_tensors"_a = false, "progress"_a = nb::none(),
+            nb::sig(
+                "def __init__(self, path: str, *, gpu_layers: int = -1, mmap: bool = True, mlock: bool = False, "
+                "repack: bool = True, vocab_only: bool = False, check_tensors: bool = False, "
+                "progress: collections.abc.Callable[[float], bool | None] | None = None) -> None"),
             "Load a file. The GIL is released; Ctrl-C works.\n\n"
             "Args:\n"
             "    path: A .gguf file; of a split model, its first part.\n"
@@ -113,28 +116,37 @@ void bind_model(nb::module_ & m) {
             "    progress: Called on this thread with 0 to 1; returning False cancels.\n\n"
             "Raises:\n"
             "    ModelLoadError: the file is no usable model, or loading was cancelled.")
-        .def("close", &Model::close, "Drop this object's hold on the model; contexts made from it keep it alive. Idempotent.")
+        .def("close", &Model::close,
+             "Drop this object's hold on the model; contexts made from it keep it alive. Idempotent.")
         .def_prop_ro("is_closed", &Model::is_closed)
         .def_prop_ro("path", &Model::path)
-        .def_prop_ro("fingerprint", &Model::fingerprint, "Identity of the file's content, 64 bits; saved states carry it.")
-        .def_prop_ro("description", &Model::description, "Architecture, size and quantization in a few words.")
+        .def_prop_ro("fingerprint", &Model::fingerprint,
+                     "Identity of the file's content, 64 bits; saved states carry it.")
+        .def_prop_ro("description", &Model::description,
+                     "Architecture, size and quantization in a few words.")
         .def_prop_ro("n_vocab", [](const Model & s) { return llama_vocab_n_tokens(s.vocab()); })
         .def_prop_ro("n_ctx_train", [](const Model & s) { return llama_model_n_ctx_train(s.handle().get()); })
         .def_prop_ro("n_embd", [](const Model & s) { return llama_model_n_embd(s.handle().get()); })
         .def_prop_ro("n_layer", [](const Model & s) { return llama_model_n_layer(s.handle().get()); })
         .def_prop_ro("n_head", [](const Model & s) { return llama_model_n_head(s.handle().get()); })
         .def_prop_ro("n_head_kv", [](const Model & s) { return llama_model_n_head_kv(s.handle().get()); })
-        .def_prop_ro("n_swa", [](const Model & s) { return llama_model_n_swa(s.handle().get()); }, "Sliding window, 0 for none.")
+        .def_prop_ro(
+            "n_swa", [](const Model & s) { return llama_model_n_swa(s.handle().get()); },
+            "Sliding window, 0 for none.")
         .def_prop_ro("n_params", [](const Model & s) { return llama_model_n_params(s.handle().get()); })
-        .def_prop_ro("size_bytes", [](const Model & s) { return llama_model_size(s.handle().get()); }, "Bytes of all tensors.")
+        .def_prop_ro(
+            "size_bytes", [](const Model & s) { return llama_model_size(s.handle().get()); },
+            "Bytes of all tensors.")
         .def_prop_ro("has_encoder", [](const Model & s) { return llama_model_has_encoder(s.handle().get()); })
         .def_prop_ro("has_decoder", [](const Model & s) { return llama_model_has_decoder(s.handle().get()); })
-        .def_prop_ro("is_recurrent", [](const Model & s) { return llama_model_is_recurrent(s.handle().get()); })
+        .def_prop_ro("is_recurrent",
+                     [](const Model & s) { return llama_model_is_recurrent(s.handle().get()); })
         .def_prop_ro("is_hybrid", [](const Model & s) { return llama_model_is_hybrid(s.handle().get()); })
         .def_prop_ro("add_bos", [](const Model & s) { return llama_vocab_get_add_bos(s.vocab()); })
         .def_prop_ro("add_eos", [](const Model & s) { return llama_vocab_get_add_eos(s.vocab()); })
-        .def_prop_ro("special_tokens", &special_tokens, nb::sig("def special_tokens(self) -> dict[str, int | None]"),
-                     "Token ids by role: bos, eos, eot, sep, nl, pad, mask and the fim_ ones; None where the vocabulary has none.")
+        .def_prop_ro(
+            "special_tokens", &special_tokens, nb::sig("def special_tokens(self) -> dict[str, int | None]"),
+            "Token ids by role: bos, eos, eot, sep, nl, pad, mask and the fim_ ones; None where the vocabulary has none.")
         .def(
             "metadata",
             [](const Model & s) {
@@ -145,17 +157,20 @@ void bind_model(nb::module_ & m) {
                 return d;
             },
             "The file's scalar metadata as text; arrays are left out.")
-        .def("chat_template", &Model::chat_template, "name"_a = "", "The model's Jinja chat template, \"\" if it has none.")
-        .def("tokenize", &Model::tokenize, nb::call_guard<nb::gil_scoped_release>(), "text"_a, nb::kw_only(), "add_special"_a = true,
-             "parse_special"_a = false,
-             "Turn text into token ids.\n\n"
-             "Args:\n"
-             "    text: Any text.\n"
-             "    add_special: Add BOS and EOS where the model wants them.\n"
-             "    parse_special: Read the names of special tokens in the text as those tokens. Never for text a stranger wrote.")
+        .def("chat_template", &Model::chat_template, "name"_a = "",
+             "The model's Jinja chat template, \"\" if it has none.")
+        .def(
+            "tokenize", &Model::tokenize, nb::call_guard<nb::gil_scoped_release>(), "text"_a, nb::kw_only(),
+            "add_special"_a = true, "parse_special"_a = false,
+            "Turn text into token ids.\n\n"
+            "Args:\n"
+            "    text: Any text.\n"
+            "    add_special: Add BOS and EOS where the model wants them.\n"
+            "    parse_special: Read the names of special tokens in the text as those tokens. Never for text a stranger wrote.")
         .def(
             "detokenize",
-            [](const Model & s, const std::vector<int32_t> & tokens, bool remove_special, bool unparse_special) {
+            [](const Model & s, const std::vector<int32_t> & tokens, bool remove_special,
+               bool unparse_special) {
                 const std::string text = s.detokenize(tokens, remove_special, unparse_special);
                 return nb::bytes(text.data(), text.size());
             },
@@ -168,22 +183,41 @@ void bind_model(nb::module_ & m) {
                 const std::string piece = s.token_to_piece(token, special);
                 return nb::bytes(piece.data(), piece.size());
             },
-            "token"_a, nb::kw_only(), "special"_a = false, "The bytes one token stands for; b\"\" for control tokens unless `special`.")
+            "token"_a, nb::kw_only(), "special"_a = false,
+            "The bytes one token stands for; b\"\" for control tokens unless `special`.")
         .def(
-            "token_text", [](const Model & s, int32_t token) { s.check_token(token); return llama_vocab_get_text(s.vocab(), token); },
+            "token_text",
+            [](const Model & s, int32_t token) {
+                s.check_token(token);
+                return llama_vocab_get_text(s.vocab(), token);
+            },
             "token"_a, "The vocabulary's own spelling of a token.")
         .def(
-            "token_score", [](const Model & s, int32_t token) { s.check_token(token); return llama_vocab_get_score(s.vocab(), token); },
+            "token_score",
+            [](const Model & s, int32_t token) {
+                s.check_token(token);
+                return llama_vocab_get_score(s.vocab(), token);
+            },
             "token"_a)
         .def(
-            "is_eog", [](const Model & s, int32_t token) { s.check_token(token); return llama_vocab_is_eog(s.vocab(), token); },
+            "is_eog",
+            [](const Model & s, int32_t token) {
+                s.check_token(token);
+                return llama_vocab_is_eog(s.vocab(), token);
+            },
             "token"_a, "Whether the token ends a generation.")
         .def(
-            "is_control", [](const Model & s, int32_t token) { s.check_token(token); return llama_vocab_is_control(s.vocab(), token); },
+            "is_control",
+            [](const Model & s, int32_t token) {
+                s.check_token(token);
+                return llama_vocab_is_control(s.vocab(), token);
+            },
             "token"_a);
 
-    nb::class_<LoraAdapter>(m, "LoraAdapter", "A LoRA adapter of one model. It lives as long as the model's weights do.")
-        .def(nb::init<const Model &, const std::string &>(), nb::call_guard<nb::gil_scoped_release>(), "model"_a, "path"_a,
+    nb::class_<LoraAdapter>(m, "LoraAdapter",
+                            "A LoRA adapter of one model. It lives as long as the model's weights do.")
+        .def(nb::init<const Model &, const std::string &>(), nb::call_guard<nb::gil_scoped_release>(),
+             "model"_a, "path"_a,
              "Load an adapter. No other thread may use the model meanwhile.\n\n"
              "Raises:\n    ModelLoadError: no adapter, or for another model.");
 }

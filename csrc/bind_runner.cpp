@@ -39,18 +39,22 @@ nb::tuple to_python(const std::vector<RowResult> & rows) {
 } // namespace
 
 void bind_runner(nb::module_ & m) {
-    nb::class_<Runner>(m, "Runner", "The engine's step on a context: decode, sample and detokenize in one call.")
+    nb::class_<Runner>(m, "Runner",
+                       "The engine's step on a context: decode, sample and detokenize in one call.")
         .def(nb::init<Context &>(), nb::keep_alive<1, 2>(), "context"_a)
-        .def("open_sequence", &Runner::open_sequence, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a, "params"_a, "n_logprobs"_a,
-             "special"_a, "prompt"_a,
-             "Give a sequence a fresh sampler that has seen `prompt`. `n_logprobs` -1 means none; `special` renders control tokens.")
-        .def("close_sequence", &Runner::close_sequence, "seq_id"_a, "Drop its sampler; its tokens stay in memory.")
-        .def("trim", &Runner::trim, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a, "n_tokens"_a,
-             "Keep the first `n_tokens` tokens of a sequence. False if this memory cannot; nothing has changed then.")
+        .def(
+            "open_sequence", &Runner::open_sequence, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a,
+            "params"_a, "n_logprobs"_a, "special"_a, "prompt"_a,
+            "Give a sequence a fresh sampler that has seen `prompt`. `n_logprobs` -1 means none; `special` renders control tokens.")
+        .def("close_sequence", &Runner::close_sequence, "seq_id"_a,
+             "Drop its sampler; its tokens stay in memory.")
+        .def(
+            "trim", &Runner::trim, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a, "n_tokens"_a,
+            "Keep the first `n_tokens` tokens of a sequence. False if this memory cannot; nothing has changed then.")
         .def(
             "step",
-            [](Runner & self, std::vector<int32_t> seq_ids, std::vector<int32_t> starts, std::vector<int32_t> counts,
-               std::vector<int32_t> tokens, std::vector<bool> sample) {
+            [](Runner & self, std::vector<int32_t> seq_ids, std::vector<int32_t> starts,
+               std::vector<int32_t> counts, std::vector<int32_t> tokens, std::vector<bool> sample) {
                 Step step = {std::move(seq_ids), std::move(starts), std::move(counts), std::move(tokens),
                              std::vector<uint8_t>(sample.begin(), sample.end())};
                 std::vector<RowResult> rows;
@@ -61,10 +65,11 @@ void bind_runner(nb::module_ & m) {
                 return to_python(rows);
             },
             "seq_ids"_a, "starts"_a, "counts"_a, "tokens"_a, "sample"_a,
-            nb::sig("def step(self, seq_ids: collections.abc.Sequence[int], starts: collections.abc.Sequence[int], "
-                    "counts: collections.abc.Sequence[int], tokens: collections.abc.Sequence[int], "
-                    "sample: collections.abc.Sequence[bool]) -> tuple[list[int], list[bytes], list[bool], "
-                    "list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None]]"),
+            nb::sig(
+                "def step(self, seq_ids: collections.abc.Sequence[int], starts: collections.abc.Sequence[int], "
+                "counts: collections.abc.Sequence[int], tokens: collections.abc.Sequence[int], "
+                "sample: collections.abc.Sequence[bool]) -> tuple[list[int], list[bytes], list[bool], "
+                "list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None]]"),
             "Compute counts[i] tokens of each sequence from position starts[i]; sample after the last where sample[i].\n\n"
             "Returns:\n"
             "    Token ids, their bytes, whether each ends a generation, and log-probabilities, one per sampled sequence.\n\n"

@@ -14,8 +14,9 @@ namespace slipstream {
 using namespace nb::literals;
 
 void bind_sampler(nb::module_ & m) {
-    nb::class_<SamplerParams>(m, "SamplerParams",
-                              "How tokens are chosen; fields and defaults are those of slipstream.SamplingParams.")
+    nb::class_<SamplerParams>(
+        m, "SamplerParams",
+        "How tokens are chosen; fields and defaults are those of slipstream.SamplingParams.")
         .def(nb::init<>())
         .def_rw("temperature", &SamplerParams::temperature)
         .def_rw("top_k", &SamplerParams::top_k)
@@ -44,7 +45,9 @@ void bind_sampler(nb::module_ & m) {
     nb::class_<Sampler>(m, "Sampler", "Chooses tokens from logits. One thread at a time.")
         .def(
             "__init__",
-            [](Sampler * self, const Model & model, const SamplerParams & params) { new (self) Sampler(model.handle(), params); },
+            [](Sampler * self, const Model & model, const SamplerParams & params) {
+                new (self) Sampler(model.handle(), params);
+            },
             "model"_a, "params"_a,
             "Make a sampler for a model's vocabulary.\n\n"
             "Raises:\n"
@@ -64,15 +67,19 @@ void bind_sampler(nb::module_ & m) {
             [](Sampler & self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> logits) {
                 if (logits.shape(0) != size_t(self.n_vocab())) {
                     throw Error("InvalidRequestError",
-                                format("logits have %zu entries; the vocabulary has %d", logits.shape(0), self.n_vocab()), "logits");
+                                format("logits have %zu entries; the vocabulary has %d", logits.shape(0),
+                                       self.n_vocab()),
+                                "logits");
                 }
                 std::vector<float> copy(logits.data(), logits.data() + logits.shape(0));
                 nb::gil_scoped_release release;
                 return self.sample(copy.data());
             },
             "logits"_a, "Pick a token from float32 logits of shape (n_vocab,). Does not accept it.")
-        .def("accept", &Sampler::accept, "token"_a, "Tell penalties, DRY and the grammar that this token came next.")
-        .def("accept_prompt", &Sampler::accept_prompt, "tokens"_a, "The same for a prompt, which the grammar does not see.")
+        .def("accept", &Sampler::accept, "token"_a,
+             "Tell penalties, DRY and the grammar that this token came next.")
+        .def("accept_prompt", &Sampler::accept_prompt, "tokens"_a,
+             "The same for a prompt, which the grammar does not see.")
         .def("reset", &Sampler::reset, "Back to the state after construction, the seed included.")
         .def("clone", &Sampler::clone, "A copy with all its state.")
         .def_prop_ro("params", &Sampler::params);

@@ -20,12 +20,13 @@ BuildInfo build_info() {
         if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU) {
             continue;
         }
-        auto get_features = reinterpret_cast<ggml_backend_get_features_t>(
-            ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_get_features"));
+        auto get_features = reinterpret_cast<ggml_backend_get_features_t>(ggml_backend_reg_get_proc_address(
+            ggml_backend_dev_backend_reg(device), "ggml_backend_get_features"));
         if (get_features == nullptr) {
             continue;
         }
-        for (ggml_backend_feature * feature = get_features(ggml_backend_dev_backend_reg(device)); feature->name; feature++) {
+        for (ggml_backend_feature * feature = get_features(ggml_backend_dev_backend_reg(device));
+             feature->name; feature++) {
             if (std::strcmp(feature->value, "0") != 0) {
                 info.cpu_features.emplace_back(feature->name);
             }

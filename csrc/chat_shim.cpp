@@ -13,7 +13,8 @@ struct ChatTemplate::Impl {
 
 namespace {
 
-template <class F> auto translated(const char * what, F && f) {
+template <class F>
+auto translated(const char * what, F && f) {
     try {
         return f();
     } catch (const std::exception & e) {
@@ -38,8 +39,8 @@ ChatTemplate::ChatTemplate(const std::string & source, const std::string & bos, 
 
 ChatTemplate::~ChatTemplate() = default;
 
-std::string ChatTemplate::render(const std::string & messages, const std::string & tools, const std::string & options,
-                                 bool add_generation_prompt) const {
+std::string ChatTemplate::render(const std::string & messages, const std::string & tools,
+                                 const std::string & options, bool add_generation_prompt) const {
     return translated("the chat template cannot render these messages", [&] {
         common_chat_templates_inputs inputs;
         inputs.use_jinja = true;

@@ -17,29 +17,30 @@ constexpr auto INTERRUPT_INTERVAL = std::chrono::milliseconds(50);
 
 ggml_type kv_type(const std::string & name, const char * field) {
     static const std::map<std::string, ggml_type> types = {
-        {"f32", GGML_TYPE_F32},   {"f16", GGML_TYPE_F16},   {"bf16", GGML_TYPE_BF16}, {"q8_0", GGML_TYPE_Q8_0},
-        {"q5_1", GGML_TYPE_Q5_1}, {"q5_0", GGML_TYPE_Q5_0}, {"q4_1", GGML_TYPE_Q4_1}, {"q4_0", GGML_TYPE_Q4_0},
+        {"f32", GGML_TYPE_F32},   {"f16", GGML_TYPE_F16},   {"bf16", GGML_TYPE_BF16},
+        {"q8_0", GGML_TYPE_Q8_0}, {"q5_1", GGML_TYPE_Q5_1}, {"q5_0", GGML_TYPE_Q5_0},
+        {"q4_1", GGML_TYPE_Q4_1}, {"q4_0", GGML_TYPE_Q4_0},
     };
     const auto found = types.find(name);
     if (found == types.end()) {
         throw Error("InvalidRequestError",
-                    std::string(field) + " is " + name + "; it must be f32, f16, bf16, q8_0, q5_1, q5_0, q4_1 or q4_0", field);
+                    std::string(field) + " is " + name +
+                        "; it must be f32, f16, bf16, q8_0, q5_1, q5_0, q4_1 or q4_0",
+                    field);
     }
     return found->second;
 }
 
 enum llama_pooling_type pooling_type(const std::string & name) {
     static const std::map<std::string, enum llama_pooling_type> types = {
-        {"default", LLAMA_POOLING_TYPE_UNSPECIFIED},
-        {"none", LLAMA_POOLING_TYPE_NONE},
-        {"mean", LLAMA_POOLING_TYPE_MEAN},
-        {"cls", LLAMA_POOLING_TYPE_CLS},
-        {"last", LLAMA_POOLING_TYPE_LAST},
-        {"rank", LLAMA_POOLING_TYPE_RANK},
+        {"default", LLAMA_POOLING_TYPE_UNSPECIFIED}, {"none", LLAMA_POOLING_TYPE_NONE},
+        {"mean", LLAMA_POOLING_TYPE_MEAN},           {"cls", LLAMA_POOLING_TYPE_CLS},
+        {"last", LLAMA_POOLING_TYPE_LAST},           {"rank", LLAMA_POOLING_TYPE_RANK},
     };
     const auto found = types.find(name);
     if (found == types.end()) {
-        throw Error("InvalidRequestError", "pooling is " + name + "; it must be default, none, mean, cls, last or rank", "pooling");
+        throw Error("InvalidRequestError",
+                    "pooling is " + name + "; it must be default, none, mean, cls, last or rank", "pooling");
     }
     return found->second;
 }
@@ -79,7 +80,8 @@ LoraAdapter::LoraAdapter(const Model & model, const std::string & path) : model_
 
 Context::Lease::Lease(Context & context) : lock_(context.busy_, std::try_to_lock) {
     if (!lock_.owns_lock()) {
-        throw Error("ContextBusyError", "this context is in use by another thread; give each thread its own, or take turns");
+        throw Error("ContextBusyError",
+                    "this context is in use by another thread; give each thread its own, or take turns");
     }
     if (!context.ctx_) {
         throw Error("ClosedError", "the context is closed");
@@ -90,24 +92,33 @@ Context::Lease::Lease(Context & context) : lock_(context.busy_, std::try_to_lock
 }
 
 Context::Context(const Model & model, const ContextOptions & options)
-    : model_(model.handle()), fingerprint_(model.fingerprint()), options_(options), ctx_(nullptr, llama_free),
-      batch_(nullptr, llama_batch_ext_free), pool_(nullptr, ggml_threadpool_free), pid_(getpid()) {
+    : model_(model.handle()),
+      fingerprint_(model.fingerprint()),
+      options_(options),
+      ctx_(nullptr, llama_free),
+      batch_(nullptr, llama_batch_ext_free),
+      pool_(nullptr, ggml_threadpool_free),
+      pid_(getpid()) {
     if (model.is_vocab_only()) {
-        throw Error("ContextCreateError", "the model was loaded with vocab_only; it has no weights to compute with");
+        throw Error("ContextCreateError",
+                    "the model was loaded with vocab_only; it has no weights to compute with");
     }
     if (options.n_seq_max < 1 || options.n_seq_max > llama_max_parallel_sequences()) {
-        throw Error("ContextCreateError", format("n_seq_max is %u; it must be between 1 and %zu", options.n_seq_max,
-                                                 llama_max_parallel_sequences()));
+        throw Error("ContextCreateError", format("n_seq_max is %u; it must be between 1 and %zu",
+                                                 options.n_seq_max, llama_max_parallel_sequences()));
     }
-    if (options.n_batch < 1 || options.n_batch > (1U << 20) || options.n_ubatch > (1U << 20) || options.n_outputs_max > (1U << 20)) {
-        throw Error("ContextCreateError", format("n_batch is %u, n_ubatch %u, n_outputs_max %u; they must be between 1 and %u",
-                                                 options.n_batch, options.n_ubatch, options.n_outputs_max, 1U << 20));
+    if (options.n_batch < 1 || options.n_batch > (1U << 20) || options.n_ubatch > (1U << 20) ||
+        options.n_outputs_max > (1U << 20)) {
+        throw Error("ContextCreateError",
+                    format("n_batch is %u, n_ubatch %u, n_outputs_max %u; they must be between 1 and %u",
+                           options.n_batch, options.n_ubatch, options.n_outputs_max, 1U << 20));
     }
     constexpr int32_t max_threads = GGML_MAX_N_THREADS;
     if (options.n_threads < 0 || options.n_threads > max_threads || options.n_threads_batch < 0 ||
         options.n_threads_batch > max_threads) {
-        throw Error("ContextCreateError", format("n_threads is %d, n_threads_batch %d; they must be between 0 and %d",
-                                                 options.n_threads, options.n_threads_batch, max_threads));
+        throw Error("ContextCreateError",
+                    format("n_threads is %d, n_threads_batch %d; they must be between 0 and %d",
+                           options.n_threads, options.n_threads_batch, max_threads));
     }
     llama_context_params params = llama_context_default_params();
     params.n_ctx = options.n_ctx;
@@ -158,13 +169,14 @@ Context::~Context() {
 void Context::close() {
     std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
     if (!lock.owns_lock()) {
-        throw Error("ContextBusyError", "the context is in use by another thread; abort() it and wait before close()");
+        throw Error("ContextBusyError",
+                    "the context is in use by another thread; abort() it and wait before close()");
     }
     if (pid_ != getpid()) {
         // Its threads did not survive the fork; freeing would wait for them. The child leaks it.
-        (void) batch_.release();
-        (void) ctx_.release();
-        (void) pool_.release();
+        (void)batch_.release();
+        (void)ctx_.release();
+        (void)pool_.release();
         return;
     }
     batch_.reset();
@@ -177,7 +189,8 @@ void Context::check_memory_fits(const llama_context_params & params) const {
     const llama_model * model = model_.get();
     const uint64_t n_ctx = params.n_ctx == 0 ? uint64_t(llama_model_n_ctx_train(model)) : params.n_ctx;
     if (n_ctx > (1ULL << 31) - 1) {
-        throw Error("ContextCreateError", format("n_ctx is %llu; it must be below 2^31", (unsigned long long) n_ctx));
+        throw Error("ContextCreateError",
+                    format("n_ctx is %llu; it must be below 2^31", (unsigned long long)n_ctx));
     }
     char arch[64] = "";
     llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
@@ -190,20 +203,24 @@ void Context::check_memory_fits(const llama_context_params & params) const {
                               double(size_v) * ggml_type_size(params.type_v) / ggml_blck_size(params.type_v));
     // Few layers of a hybrid keep a KV cache, none of a recurrent model's do.
     const double share = llama_model_is_recurrent(model) ? 0.0 : llama_model_is_hybrid(model) ? 0.125 : 1.0;
-    const double rows = double(std::max(params.n_outputs_max, params.n_seq_max)) * llama_vocab_n_tokens(llama_model_get_vocab(model)) * 4;
+    const double rows = double(std::max(params.n_outputs_max, params.n_seq_max)) *
+                        llama_vocab_n_tokens(llama_model_get_vocab(model)) * 4;
     const double needed = per_token * double(n_ctx) * share + rows;
     const uint64_t available = available_memory();
     if (available > 0 && needed > double(available)) {
-        throw Error("ContextCreateError",
-                    format("a context of %llu tokens needs about %.1f GiB and %.1f GiB are free; ask for fewer tokens",
-                           (unsigned long long) n_ctx, needed / (1ULL << 30), double(available) / (1ULL << 30)));
+        throw Error(
+            "ContextCreateError",
+            format(
+                "a context of %llu tokens needs about %.1f GiB and %.1f GiB are free; ask for fewer tokens",
+                (unsigned long long)n_ctx, needed / (1ULL << 30), double(available) / (1ULL << 30)));
     }
 }
 
 void Context::attach_threads(int32_t n_threads, int32_t n_threads_batch) {
     ggml_threadpool_params params = ggml_threadpool_params_default(std::max(n_threads, n_threads_batch));
     params.poll = uint32_t(std::clamp(options_.poll, 0, 100));
-    std::unique_ptr<ggml_threadpool, void (*)(ggml_threadpool *)> pool(ggml_threadpool_new(&params), ggml_threadpool_free);
+    std::unique_ptr<ggml_threadpool, void (*)(ggml_threadpool *)> pool(ggml_threadpool_new(&params),
+                                                                       ggml_threadpool_free);
     if (!pool) {
         throw Error("ContextCreateError", format("cannot start %d threads", params.n_threads));
     }
@@ -230,8 +247,10 @@ bool Context::on_abort_poll(void * data) {
 
 void Context::check_seq(int32_t seq_id) const {
     if (seq_id < 0 || uint32_t(seq_id) >= n_seq_max_) {
-        throw Error("InvalidBatchError", format("sequence id %d is out of range: this context has 0 to %u", seq_id, n_seq_max_ - 1),
-                    "seq_id");
+        throw Error(
+            "InvalidBatchError",
+            format("sequence id %d is out of range: this context has 0 to %u", seq_id, n_seq_max_ - 1),
+            "seq_id");
     }
 }
 
@@ -239,11 +258,13 @@ void Context::check_seq(int32_t seq_id) const {
 void Context::prepare(const Batch & batch, bool encode) {
     const uint32_t limit = encode || !causal_ ? n_ubatch_ : n_batch_;
     if (batch.n < 1 || batch.n > limit) {
-        throw Error("InvalidBatchError", format("the batch has %zu tokens; this context takes 1 to %u", batch.n, limit), "tokens");
+        throw Error("InvalidBatchError",
+                    format("the batch has %zu tokens; this context takes 1 to %u", batch.n, limit), "tokens");
     }
     llama_memory_t memory = llama_get_memory(ctx_.get());
     const enum llama_rope_type rope = llama_model_rope_type(model_.get());
-    const bool may_jump = rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE || memory == nullptr;
+    const bool may_jump =
+        rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE || memory == nullptr;
     std::vector<int32_t> last_index; // per sequence seen, its last batch index
     std::vector<int32_t> seen;
     llama_batch_ext_clear(batch_.get());
@@ -253,7 +274,9 @@ void Context::prepare(const Batch & batch, bool encode) {
         const int32_t token = batch.tokens[i];
         const int32_t seq_id = batch.seq_ids == nullptr ? 0 : batch.seq_ids[i];
         if (token < 0 || token >= n_vocab_) {
-            throw Error("InvalidBatchError", format("token %zu has id %d; the vocabulary has 0 to %d", i, token, n_vocab_ - 1), "tokens");
+            throw Error("InvalidBatchError",
+                        format("token %zu has id %d; the vocabulary has 0 to %d", i, token, n_vocab_ - 1),
+                        "tokens");
         }
         check_seq(seq_id);
         int32_t & next = next_pos_[size_t(seq_id)];
@@ -264,14 +287,16 @@ void Context::prepare(const Batch & batch, bool encode) {
         const llama_pos position = batch.positions == nullptr ? next : batch.positions[i];
         if (position != next && !(may_jump && position > next)) {
             throw Error("InvalidBatchError",
-                        format("token %zu of sequence %d has position %d; the sequence goes on at %d", i, seq_id, position, next),
+                        format("token %zu of sequence %d has position %d; the sequence goes on at %d", i,
+                               seq_id, position, next),
                         "positions");
         }
         next = position + 1;
         last_index[size_t(seq_id)] = int32_t(i);
         const int32_t index = llama_batch_ext_add_token(batch_.get(), seq_id, token);
         if (index != int32_t(i)) {
-            throw Error("InvalidBatchError", format("llama.cpp refuses token %zu of the batch (code %d)", i, index), "tokens");
+            throw Error("InvalidBatchError",
+                        format("llama.cpp refuses token %zu of the batch (code %d)", i, index), "tokens");
         }
         llama_batch_ext_set_pos(batch_.get(), index, &position);
     }
@@ -291,8 +316,9 @@ void Context::prepare(const Batch & batch, bool encode) {
     }
     const uint32_t outputs_max = options_.n_outputs_max == 0 ? n_batch_ : options_.n_outputs_max;
     if (outputs_.size() > outputs_max || (options_.embeddings && batch.n > outputs_max)) {
-        throw Error("InvalidBatchError", format("the batch asks for %zu outputs; this context gives at most %u",
-                                                options_.embeddings ? batch.n : outputs_.size(), outputs_max),
+        throw Error("InvalidBatchError",
+                    format("the batch asks for %zu outputs; this context gives at most %u",
+                           options_.embeddings ? batch.n : outputs_.size(), outputs_max),
                     "outputs");
     }
     size_t next_output = 0;
@@ -337,17 +363,21 @@ void Context::decode_leased(const Batch & batch) {
     }
     outputs_.clear();
     if (code == 1) {
-        throw Error("NoKVSlotError", format("no room in the KV cache of %u tokens for a batch of %zu; remove sequences or make a "
-                                            "context with a larger n_ctx",
-                                            n_ctx_, batch.n));
+        throw Error(
+            "NoKVSlotError",
+            format("no room in the KV cache of %u tokens for a batch of %zu; remove sequences or make a "
+                   "context with a larger n_ctx",
+                   n_ctx_, batch.n));
     }
     if (code == 2) {
-        throw Error("DecodeAborted", "the decode was aborted; its sequences hold an unknown part of the batch");
+        throw Error("DecodeAborted",
+                    "the decode was aborted; its sequences hold an unknown part of the batch");
     }
     if (code == -1) {
         throw Error("InvalidBatchError", "llama.cpp refuses the batch: " + log.tail("it gave no reason"));
     }
-    throw Error("ComputeError", format("decode failed with code %d: ", code) + log.tail("llama.cpp gave no reason"));
+    throw Error("ComputeError",
+                format("decode failed with code %d: ", code) + log.tail("llama.cpp gave no reason"));
 }
 
 void Context::encode(const Batch & batch) {
@@ -369,14 +399,17 @@ void Context::encode(const Batch & batch) {
     }
     if (code != 0) {
         outputs_.clear();
-        throw Error("ComputeError", format("encode failed with code %d: ", code) + log.tail("llama.cpp gave no reason"));
+        throw Error("ComputeError",
+                    format("encode failed with code %d: ", code) + log.tail("llama.cpp gave no reason"));
     }
 }
 
 void Context::check_output(int32_t i) const {
     if (!std::binary_search(outputs_.begin(), outputs_.end(), i)) {
         throw Error("InvalidBatchError",
-                    format("token %d of the last batch was no output; that batch had %zu outputs", i, outputs_.size()), "i");
+                    format("token %d of the last batch was no output; that batch had %zu outputs", i,
+                           outputs_.size()),
+                    "i");
     }
 }
 
@@ -384,7 +417,8 @@ float * Context::logits_leased(int32_t i) {
     check_output(i);
     float * row = llama_get_logits_ith(ctx_.get(), i);
     if (row == nullptr) {
-        throw Error("InvalidBatchError", format("llama.cpp has no logits for token %d of the last batch", i), "i");
+        throw Error("InvalidBatchError", format("llama.cpp has no logits for token %d of the last batch", i),
+                    "i");
     }
     return row;
 }
@@ -399,7 +433,8 @@ float * Context::embeddings(int32_t i) {
     check_output(i);
     float * row = options_.embeddings ? llama_get_embeddings_ith(ctx_.get(), i) : nullptr;
     if (row == nullptr) {
-        throw Error("InvalidBatchError", "no embeddings for this token: the context needs embeddings=True and pooling='none'");
+        throw Error("InvalidBatchError",
+                    "no embeddings for this token: the context needs embeddings=True and pooling='none'");
     }
     return row;
 }
@@ -409,10 +444,12 @@ float * Context::embeddings_of_sequence(int32_t seq_id) {
     check_seq(seq_id);
     float * row = options_.embeddings ? llama_get_embeddings_seq(ctx_.get(), seq_id) : nullptr;
     if (row == nullptr) {
-        throw Error("InvalidBatchError",
-                    format("no pooled embedding for sequence %d: the context needs embeddings=True, a pooling, and the sequence in "
-                           "the last batch",
-                           seq_id));
+        throw Error(
+            "InvalidBatchError",
+            format(
+                "no pooled embedding for sequence %d: the context needs embeddings=True, a pooling, and the sequence in "
+                "the last batch",
+                seq_id));
     }
     return row;
 }
@@ -423,9 +460,11 @@ int32_t Context::n_embd() const {
 
 void Context::set_threads(int32_t n_threads, int32_t n_threads_batch) {
     Lease lease(*this);
-    if (n_threads < 1 || n_threads > GGML_MAX_N_THREADS || n_threads_batch < 1 || n_threads_batch > GGML_MAX_N_THREADS) {
-        throw Error("InvalidRequestError", format("n_threads is %d, n_threads_batch %d; they must be between 1 and %d", n_threads,
-                                                  n_threads_batch, GGML_MAX_N_THREADS));
+    if (n_threads < 1 || n_threads > GGML_MAX_N_THREADS || n_threads_batch < 1 ||
+        n_threads_batch > GGML_MAX_N_THREADS) {
+        throw Error("InvalidRequestError",
+                    format("n_threads is %d, n_threads_batch %d; they must be between 1 and %d", n_threads,
+                           n_threads_batch, GGML_MAX_N_THREADS));
     }
     attach_threads(n_threads, n_threads_batch);
 }

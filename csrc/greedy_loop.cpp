@@ -8,8 +8,10 @@ std::vector<int32_t> Context::greedy_loop(int32_t token, int32_t n) {
     Lease lease(*this);
     llama_memory_t memory = llama_get_memory(ctx_.get());
     if (memory == nullptr || token < 0 || token >= n_vocab_ || n < 1) {
-        throw Error("InvalidBatchError", format("greedy_loop(token=%d, n=%d) needs a decoder, a token of 0 to %d and n of 1 or more",
-                                                token, n, n_vocab_ - 1));
+        throw Error(
+            "InvalidBatchError",
+            format("greedy_loop(token=%d, n=%d) needs a decoder, a token of 0 to %d and n of 1 or more",
+                   token, n, n_vocab_ - 1));
     }
     if (int64_t(llama_memory_seq_pos_max(memory, 0)) + 1 + n > int64_t(n_ctx_seq_)) {
         throw Error("NoKVSlotError", format("%d more tokens do not fit the context of %u", n, n_ctx_seq_));

@@ -31,12 +31,17 @@ void Context::seq_cp(int32_t from, int32_t to, int32_t p0, int32_t p1) {
     }
     const llama_pos last = llama_memory_seq_pos_max(memory, from);
     const bool whole = p0 <= 0 && (p1 < 0 || p1 > last);
-    if (!whole && (!options_.kv_unified || llama_model_is_recurrent(model_.get()) || llama_model_is_hybrid(model_.get()))) {
-        throw Error("InvalidRequestError",
-                    format("only a whole sequence can be copied in this memory; [%d, %d) of 0 to %d was asked for", p0, p1, last), "p0");
+    if (!whole && (!options_.kv_unified || llama_model_is_recurrent(model_.get()) ||
+                   llama_model_is_hybrid(model_.get()))) {
+        throw Error(
+            "InvalidRequestError",
+            format("only a whole sequence can be copied in this memory; [%d, %d) of 0 to %d was asked for",
+                   p0, p1, last),
+            "p0");
     }
     if (llama_memory_seq_pos_max(memory, to) >= 0) {
-        throw Error("InvalidRequestError", format("sequence %d is not empty; remove it before copying into it", to), "to");
+        throw Error("InvalidRequestError",
+                    format("sequence %d is not empty; remove it before copying into it", to), "to");
     }
     llama_memory_seq_cp(memory, from, to, p0, p1);
 }
@@ -58,8 +63,11 @@ void Context::seq_add(int32_t seq_id, int32_t p0, int32_t p1, int32_t delta) {
     }
     const llama_pos first = llama_memory_seq_pos_min(memory, seq_id);
     const llama_pos start = std::max(p0, std::max(first, 0));
-    if (first >= 0 && (int64_t(start) + delta < 0 || int64_t(llama_memory_seq_pos_max(memory, seq_id)) + delta > INT32_MAX / 2)) {
-        throw Error("InvalidRequestError", format("shifting by %d would move position %d below 0 or too far", delta, start), "delta");
+    if (first >= 0 && (int64_t(start) + delta < 0 ||
+                       int64_t(llama_memory_seq_pos_max(memory, seq_id)) + delta > INT32_MAX / 2)) {
+        throw Error("InvalidRequestError",
+                    format("shifting by %d would move position %d below 0 or too far", delta, start),
+                    "delta");
     }
     llama_memory_seq_add(memory, seq_id, p0, p1, delta);
 }

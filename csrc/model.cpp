@@ -46,7 +46,8 @@ bool on_progress(float fraction, void * data) {
 
 } // namespace
 
-Model::Model(const std::string & path, const ModelOptions & options, const std::function<bool(float)> & progress)
+Model::Model(const std::string & path, const ModelOptions & options,
+             const std::function<bool(float)> & progress)
     : path_(path), vocab_only_(options.vocab_only), fingerprint_(0), pid_(getpid()) {
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = options.gpu_layers;
@@ -103,8 +104,10 @@ std::vector<std::pair<std::string, std::string>> Model::metadata() const {
         return std::string(buffer.data(), size_t(std::max(length, 0)));
     };
     for (int32_t i = 0; i < llama_model_meta_count(model); i++) {
-        std::string key = read([&](char * p, size_t n) { return llama_model_meta_key_by_index(model, i, p, n); });
-        std::string value = read([&](char * p, size_t n) { return llama_model_meta_val_str_by_index(model, i, p, n); });
+        std::string key =
+            read([&](char * p, size_t n) { return llama_model_meta_key_by_index(model, i, p, n); });
+        std::string value =
+            read([&](char * p, size_t n) { return llama_model_meta_val_str_by_index(model, i, p, n); });
         pairs.emplace_back(std::move(key), std::move(value));
     }
     return pairs;
@@ -123,14 +126,15 @@ std::string Model::chat_template(const std::string & name) const {
 
 std::vector<int32_t> Model::tokenize(std::string_view text, bool add_special, bool parse_special) const {
     if (text.size() > size_t(INT32_MAX) / 2) {
-        throw Error("InvalidRequestError", format("text has %zu bytes; at most 1 GiB can be tokenized", text.size()), "text");
+        throw Error("InvalidRequestError",
+                    format("text has %zu bytes; at most 1 GiB can be tokenized", text.size()), "text");
     }
     // A token is at least one byte; two more for the special ones at the ends. Never too small in practice.
     std::vector<int32_t> tokens(text.size() + 8);
     const llama_vocab * words = vocab();
     const auto call = [&] {
-        return llama_tokenize(words, text.data(), int32_t(text.size()), tokens.data(), int32_t(tokens.size()), add_special,
-                              parse_special);
+        return llama_tokenize(words, text.data(), int32_t(text.size()), tokens.data(), int32_t(tokens.size()),
+                              add_special, parse_special);
     };
     int32_t n = call();
     if (n < 0) {
@@ -141,15 +145,16 @@ std::vector<int32_t> Model::tokenize(std::string_view text, bool add_special, bo
     return tokens;
 }
 
-std::string Model::detokenize(const std::vector<int32_t> & tokens, bool remove_special, bool unparse_special) const {
+std::string Model::detokenize(const std::vector<int32_t> & tokens, bool remove_special,
+                              bool unparse_special) const {
     for (const int32_t token : tokens) {
         check_token(token);
     }
     std::string text(tokens.size() * 8 + 16, '\0');
     const llama_vocab * words = vocab();
     const auto call = [&] {
-        return llama_detokenize(words, tokens.data(), int32_t(tokens.size()), text.data(), int32_t(text.size()), remove_special,
-                                unparse_special);
+        return llama_detokenize(words, tokens.data(), int32_t(tokens.size()), text.data(),
+                                int32_t(text.size()), remove_special, unparse_special);
     };
     int32_t n = call();
     if (n < 0) {
@@ -163,7 +168,8 @@ std::string Model::detokenize(const std::vector<int32_t> & tokens, bool remove_s
 void Model::check_token(int32_t token) const {
     const int32_t n_vocab = llama_vocab_n_tokens(vocab());
     if (token < 0 || token >= n_vocab) {
-        throw Error("InvalidRequestError", format("token id %d is not in the vocabulary: 0 to %d", token, n_vocab - 1), "tokens");
+        throw Error("InvalidRequestError",
+                    format("token id %d is not in the vocabulary: 0 to %d", token, n_vocab - 1), "tokens");
     }
 }
 

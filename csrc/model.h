@@ -29,7 +29,8 @@ class Model {
   public:
     // Loads the file. `progress` is called on this thread with 0…1 and cancels by returning false.
     // Throws ModelLoadError with the loader's last log lines, path as detail.
-    Model(const std::string & path, const ModelOptions & options, const std::function<bool(float)> & progress);
+    Model(const std::string & path, const ModelOptions & options,
+          const std::function<bool(float)> & progress);
 
     // Drops this object's hold; contexts made from the model keep it alive. Idempotent.
     void close();
@@ -51,7 +52,8 @@ class Model {
     std::string chat_template(const std::string & name) const;
 
     std::vector<int32_t> tokenize(std::string_view text, bool add_special, bool parse_special) const;
-    std::string detokenize(const std::vector<int32_t> & tokens, bool remove_special, bool unparse_special) const;
+    std::string detokenize(const std::vector<int32_t> & tokens, bool remove_special,
+                           bool unparse_special) const;
     // The bytes a token stands for; control tokens give "" unless `special`. Throws InvalidRequestError out of range.
     std::string token_to_piece(int32_t token, bool special) const;
     // Throws InvalidRequestError unless 0 <= token < n_vocab.

@@ -15,7 +15,8 @@ using namespace nb::literals;
 using namespace slipstream;
 
 NB_MODULE(_core, m) {
-    m.doc() = "Slipstream's native core: llama.cpp with every precondition checked. Use it through slipstream.native.";
+    m.doc() =
+        "Slipstream's native core: llama.cpp with every precondition checked. Use it through slipstream.native.";
     install_log();
     llama_backend_init();
     bind_errors(m);

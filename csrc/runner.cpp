@@ -40,22 +40,26 @@ std::vector<RowResult> Runner::step(const Step & step) {
             outputs_.push_back(0);
         }
         if (step.counts[s] < 1) {
-            throw Error("InvalidBatchError", format("sequence %d has %d tokens in this step", step.seq_ids[s], step.counts[s]));
+            throw Error("InvalidBatchError",
+                        format("sequence %d has %d tokens in this step", step.seq_ids[s], step.counts[s]));
         }
         if (step.sample[s] != 0) {
             context_.check_seq(step.seq_ids[s]);
             if (!slots_[size_t(step.seq_ids[s])].sampler) {
-                throw Error("InvalidBatchError", format("sequence %d has no sampler; open it first", step.seq_ids[s]));
+                throw Error("InvalidBatchError",
+                            format("sequence %d has no sampler; open it first", step.seq_ids[s]));
             }
             outputs_.back() = 1;
             rows.emplace_back(int32_t(outputs_.size()) - 1, step.seq_ids[s]);
         }
     }
     if (step.tokens.size() != positions_.size()) {
-        throw Error("InvalidBatchError", format("counts add up to %zu, but there are %zu tokens", positions_.size(), step.tokens.size()));
+        throw Error("InvalidBatchError", format("counts add up to %zu, but there are %zu tokens",
+                                                positions_.size(), step.tokens.size()));
     }
     Context::Lease lease(context_);
-    context_.decode_leased({step.tokens.size(), step.tokens.data(), positions_.data(), seq_ids_.data(), outputs_.data()});
+    context_.decode_leased(
+        {step.tokens.size(), step.tokens.data(), positions_.data(), seq_ids_.data(), outputs_.data()});
     std::vector<RowResult> results;
     results.reserve(rows.size());
     for (const auto & [index, seq_id] : rows) {

@@ -19,12 +19,16 @@ bool better(const Candidate & a, const Candidate & b) {
 } // namespace
 
 Sampler::Sampler(std::shared_ptr<llama_model> model, const SamplerParams & params)
-    : model_(std::move(model)), vocab_(llama_model_get_vocab(model_.get())), n_vocab_(llama_vocab_n_tokens(vocab_)), params_(params),
+    : model_(std::move(model)),
+      vocab_(llama_model_get_vocab(model_.get())),
+      n_vocab_(llama_vocab_n_tokens(vocab_)),
+      params_(params),
       random_(params.seed) {
     for (const auto & [token, bias] : params_.logit_bias) {
         if (token < 0 || token >= n_vocab_ || std::isnan(bias)) {
             throw Error("InvalidRequestError",
-                        format("logit_bias for token %d (%f): the vocabulary has tokens 0 to %d", token, double(bias), n_vocab_ - 1),
+                        format("logit_bias for token %d (%f): the vocabulary has tokens 0 to %d", token,
+                               double(bias), n_vocab_ - 1),
                         "logit_bias");
         }
     }
@@ -37,21 +41,27 @@ Sampler::Sampler(std::shared_ptr<llama_model> model, const SamplerParams & param
     if (!params_.grammar.empty()) {
         grammar_.reset(llama_sampler_init_grammar(vocab_, params_.grammar.c_str(), "root"));
         if (!grammar_) {
-            throw Error("GrammarError", "the grammar does not parse as GBNF with a rule named root", "grammar");
+            throw Error("GrammarError", "the grammar does not parse as GBNF with a rule named root",
+                        "grammar");
         }
     }
     const bool greedy = params_.temperature <= 0.0f;
     const bool own = params_.dry_multiplier <= 0.0f &&
-                     (greedy || (params_.mirostat == 0 && params_.typical_p >= 1.0f && params_.xtc_probability <= 0.0f &&
-                                 params_.top_n_sigma <= 0.0f));
+                     (greedy || (params_.mirostat == 0 && params_.typical_p >= 1.0f &&
+                                 params_.xtc_probability <= 0.0f && params_.top_n_sigma <= 0.0f));
     if (!own) {
         build_chain();
     }
 }
 
 Sampler::Sampler(const Sampler & other)
-    : model_(other.model_), vocab_(other.vocab_), n_vocab_(other.n_vocab_), params_(other.params_), random_(other.random_),
-      recent_(other.recent_), recent_counts_(other.recent_counts_) {
+    : model_(other.model_),
+      vocab_(other.vocab_),
+      n_vocab_(other.n_vocab_),
+      params_(other.params_),
+      random_(other.random_),
+      recent_(other.recent_),
+      recent_counts_(other.recent_counts_) {
     if (other.chain_) {
         chain_.reset(llama_sampler_clone(other.chain_.get()));
     }
@@ -76,14 +86,17 @@ void Sampler::build_chain() {
         for (const std::string & breaker : p.dry_sequence_breakers) {
             breakers.push_back(breaker.c_str());
         }
-        const int32_t last_n = p.dry_penalty_last_n < 0 ? llama_model_n_ctx_train(model_.get()) : p.dry_penalty_last_n;
-        add(llama_sampler_init_dry(vocab_, p.dry_multiplier, p.dry_base, p.dry_allowed_length, last_n, breakers.data(), breakers.size()));
+        const int32_t last_n =
+            p.dry_penalty_last_n < 0 ? llama_model_n_ctx_train(model_.get()) : p.dry_penalty_last_n;
+        add(llama_sampler_init_dry(vocab_, p.dry_multiplier, p.dry_base, p.dry_allowed_length, last_n,
+                                   breakers.data(), breakers.size()));
     }
     if (p.temperature <= 0.0f) {
         add(llama_sampler_init_greedy());
     } else if (p.mirostat == 1) {
         add(llama_sampler_init_temp(p.temperature));
-        add(llama_sampler_init_mirostat(n_vocab_, seed, p.mirostat_tau, p.mirostat_eta, 100)); // m = 100, as in the paper
+        add(llama_sampler_init_mirostat(n_vocab_, seed, p.mirostat_tau, p.mirostat_eta,
+                                        100)); // m = 100, as in the paper
     } else if (p.mirostat == 2) {
         add(llama_sampler_init_temp(p.temperature));
         add(llama_sampler_init_mirostat_v2(seed, p.mirostat_tau, p.mirostat_eta));
@@ -124,7 +137,8 @@ int32_t Sampler::sample(float * logits) {
     }
     restore(logits);
     if (token < 0) {
-        throw Error("ComputeError", "no token can be sampled: every logit is -inf or NaN, or the grammar allows none");
+        throw Error("ComputeError",
+                    "no token can be sampled: every logit is -inf or NaN, or the grammar allows none");
     }
     return token;
 }
@@ -241,8 +255,8 @@ void Sampler::restore(float * logits) {
 }
 
 void Sampler::remember(int32_t token) {
-    const bool penalized =
-        params_.repeat_penalty != 1.0f || params_.frequency_penalty != 0.0f || params_.presence_penalty != 0.0f;
+    const bool penalized = params_.repeat_penalty != 1.0f || params_.frequency_penalty != 0.0f ||
+                           params_.presence_penalty != 0.0f;
     if (!penalized || params_.repeat_last_n == 0 || token < 0 || token >= n_vocab_) {
         return;
     }

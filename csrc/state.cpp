@@ -42,9 +42,10 @@ uint64_t checksum(const char * data, size_t size) {
 
 // Everything besides the weights that decides how the payload is laid out.
 uint64_t Context::layout() const {
-    const std::string text = options_.type_k + "/" + options_.type_v + "/" + std::to_string(options_.flash_attention) + "/" +
-                             std::to_string(options_.kv_unified) + "/" + std::to_string(options_.swa_full) + "/" +
-                             std::to_string(options_.rope_freq_base) + "/" + std::to_string(options_.rope_freq_scale);
+    const std::string text =
+        options_.type_k + "/" + options_.type_v + "/" + std::to_string(options_.flash_attention) + "/" +
+        std::to_string(options_.kv_unified) + "/" + std::to_string(options_.swa_full) + "/" +
+        std::to_string(options_.rope_freq_base) + "/" + std::to_string(options_.rope_freq_scale);
     return checksum(text.data(), text.size());
 }
 
@@ -56,10 +57,11 @@ std::string Context::state_save(int32_t seq_id, const std::vector<int32_t> & tok
     std::string state(sizeof(Header) + n_token_bytes + n_payload, '\0');
     char * body = state.data() + sizeof(Header);
     std::memcpy(body, tokens.data(), n_token_bytes);
-    const size_t written =
-        llama_state_seq_get_data(ctx_.get(), reinterpret_cast<uint8_t *>(body + n_token_bytes), n_payload, seq_id);
+    const size_t written = llama_state_seq_get_data(
+        ctx_.get(), reinterpret_cast<uint8_t *>(body + n_token_bytes), n_payload, seq_id);
     if (written != n_payload) {
-        throw Error("StateError", format("saving sequence %d gave %zu of %zu bytes", seq_id, written, n_payload));
+        throw Error("StateError",
+                    format("saving sequence %d gave %zu of %zu bytes", seq_id, written, n_payload));
     }
     Header header = {};
     std::memcpy(header.magic, MAGIC, sizeof(MAGIC));
@@ -88,22 +90,27 @@ std::vector<int32_t> Context::state_load(const char * data, size_t size, int32_t
         throw Error("StateError", "the state was saved from another model");
     }
     if (header.layout != layout()) {
-        throw Error("StateError", "the state was saved from a context with other KV types, attention, memory or rope settings");
+        throw Error(
+            "StateError",
+            "the state was saved from a context with other KV types, attention, memory or rope settings");
     }
     const size_t n_token_bytes = size_t(header.n_tokens) * sizeof(int32_t);
     const char * body = data + sizeof(header);
-    if (header.n_payload > size || n_token_bytes > size || size - sizeof(header) != n_token_bytes + header.n_payload ||
+    if (header.n_payload > size || n_token_bytes > size ||
+        size - sizeof(header) != n_token_bytes + header.n_payload ||
         checksum(body, size - sizeof(header)) != header.checksum) {
         throw Error("StateError", "the state is cut or damaged");
     }
     llama_memory_t memory = llama_get_memory(ctx_.get());
     llama_memory_seq_rm(memory, seq_id, -1, -1);
     LogCapture log;
-    const size_t n_read = llama_state_seq_set_data(ctx_.get(), reinterpret_cast<const uint8_t *>(body + n_token_bytes),
-                                                   size_t(header.n_payload), seq_id);
+    const size_t n_read =
+        llama_state_seq_set_data(ctx_.get(), reinterpret_cast<const uint8_t *>(body + n_token_bytes),
+                                 size_t(header.n_payload), seq_id);
     if (n_read == 0) {
         llama_memory_seq_rm(memory, seq_id, -1, -1);
-        throw Error("StateError", "the state does not fit this context: " + log.tail("is its n_ctx large enough?"));
+        throw Error("StateError",
+                    "the state does not fit this context: " + log.tail("is its n_ctx large enough?"));
     }
     std::vector<int32_t> tokens(header.n_tokens);
     std::memcpy(tokens.data(), body, n_token_bytes);

@@ -23,7 +23,8 @@ int32_t default_threads() {
             if (!CPU_ISSET(cpu, &allowed)) {
                 continue;
             }
-            std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+            std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
+                               "/topology/thread_siblings_list");
             std::string siblings;
             if (!std::getline(file, siblings)) {
                 siblings = std::to_string(cpu);

@@ -60,10 +60,12 @@ bool tty_can_use_colors() {
     return false;
 }
 
-std::vector<llama_token> common_tokenize(const llama_vocab * vocab, const std::string & text, bool add_special, bool parse_special) {
+std::vector<llama_token> common_tokenize(const llama_vocab * vocab, const std::string & text,
+                                         bool add_special, bool parse_special) {
     std::vector<llama_token> tokens(text.size() + 8);
     const auto call = [&] {
-        return llama_tokenize(vocab, text.data(), int32_t(text.size()), tokens.data(), int32_t(tokens.size()), add_special, parse_special);
+        return llama_tokenize(vocab, text.data(), int32_t(text.size()), tokens.data(), int32_t(tokens.size()),
+                              add_special, parse_special);
     };
     int32_t n = call();
     if (n < 0) {
@@ -76,7 +78,9 @@ std::vector<llama_token> common_tokenize(const llama_vocab * vocab, const std::s
 
 std::string common_token_to_piece(const llama_vocab * vocab, llama_token token, bool special) {
     std::string piece(64, '\0');
-    const auto call = [&] { return llama_token_to_piece(vocab, token, piece.data(), int32_t(piece.size()), 0, special); };
+    const auto call = [&] {
+        return llama_token_to_piece(vocab, token, piece.data(), int32_t(piece.size()), 0, special);
+    };
     int32_t n = call();
     if (n < 0) {
         piece.resize(size_t(-n));
