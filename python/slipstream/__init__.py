@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from slipstream.base.errors import SlipstreamError
     from slipstream.base.types import FinishReason, LoadConfig, SamplingParams
     from slipstream.llm import LLM
-    from slipstream.runtime.results import GenerationResult
     from slipstream.native import Context, LoraAdapter, Model, Sampler, build_info
+    from slipstream.runtime.results import GenerationResult
 
 __version__ = "0.1.0"
 
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute can be anything
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         message = f"module 'slipstream' has no attribute {name!r}"
         raise AttributeError(message)

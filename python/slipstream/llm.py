@@ -138,7 +138,7 @@ class LLM:
     # --- plain prompts ------------------------------------------------------------------------------------------
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
         self,
         prompts: Prompt,
         sampling: SamplingParams | None = None,

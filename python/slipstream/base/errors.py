@@ -1,24 +1,24 @@
 """The one error tree. The native core raises these too and defines none of its own.
 
-    SlipstreamError
-    ├── InvalidRequestError (ValueError)     what a caller sent cannot be done; `param` names the field
-    │   ├── ContextLengthError               prompt longer than the context
-    │   ├── InvalidBatchError                a native batch breaks a rule of the context
-    │   ├── GrammarError                     a grammar that does not parse
-    │   └── TemplateError                    a chat template that does not parse or refuses the messages
-    ├── ModelNotFoundError (LookupError)     no such model
-    ├── ModelLoadError                       a file that is no usable model; `path` names it
-    ├── ContextCreateError                   the machine or the model refuses this context
-    ├── DecodeError                          a step failed
-    │   ├── NoKVSlotError                    no room in the KV cache; memory is as before the call
-    │   ├── DecodeAborted                    stopped by abort()
-    │   └── ComputeError                     the backend failed
-    ├── StateError                           a saved state that does not fit this model or context
-    ├── ClosedError                          use after close(), or in a forked child
-    ├── ContextBusyError                     two threads in one context
-    ├── QueueFullError                       more waiting requests than the configured limit
-    ├── EngineDiedError                      the engine process ended; the model is reloaded on the next request
-    └── ServerError                          the server cannot start or cannot be reached
+SlipstreamError
+├── InvalidRequestError (ValueError)     what a caller sent cannot be done; `param` names the field
+│   ├── ContextLengthError               prompt longer than the context
+│   ├── InvalidBatchError                a native batch breaks a rule of the context
+│   ├── GrammarError                     a grammar that does not parse
+│   └── TemplateError                    a chat template that does not parse or refuses the messages
+├── ModelNotFoundError (LookupError)     no such model
+├── ModelLoadError                       a file that is no usable model; `path` names it
+├── ContextCreateError                   the machine or the model refuses this context
+├── DecodeError                          a step failed
+│   ├── NoKVSlotError                    no room in the KV cache; memory is as before the call
+│   ├── DecodeAborted                    stopped by abort()
+│   └── ComputeError                     the backend failed
+├── StateError                           a saved state that does not fit this model or context
+├── ClosedError                          use after close(), or in a forked child
+├── ContextBusyError                     two threads in one context
+├── QueueFullError                       more waiting requests than the configured limit
+├── EngineDiedError                      the engine process ended; the model is reloaded on the next request
+└── ServerError                          the server cannot start or cannot be reached
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class NoKVSlotError(DecodeError):
     """No room in the KV cache for the batch; memory is as it was before the call."""
 
 
-class DecodeAborted(DecodeError):  # noqa: N818 - an outcome that was asked for, not a fault
+class DecodeAborted(DecodeError):
     """The step was stopped by abort(); parts of the batch may have been computed."""
 
 
@@ -122,4 +122,6 @@ class ServerError(SlipstreamError):
 def by_name(name: str) -> type[SlipstreamError]:
     """Return the error class called `name`, SlipstreamError for an unknown one (errors that crossed a process)."""
     found = globals().get(name)
-    return found if isinstance(found, type) and issubclass(found, SlipstreamError) else SlipstreamError
+    return (
+        found if isinstance(found, type) and issubclass(found, SlipstreamError) else SlipstreamError
+    )

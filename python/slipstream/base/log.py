@@ -5,7 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 def configure(level: str = "info") -> None:
@@ -21,7 +26,9 @@ def configure(level: str = "info") -> None:
         message = f"log level {level!r} is not one of {', '.join(_LEVELS)}"
         raise ValueError(message)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+    )
     root = logging.getLogger("slipstream")
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])

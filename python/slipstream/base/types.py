@@ -122,7 +122,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def __post_init__(self) -> None:
         for name, (low, high) in _FLOAT_RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not low <= value <= high:  # NaN compares false
+            if (
+                not isinstance(value, (int, float)) or not low <= value <= high
+            ):  # NaN compares false
                 _out_of_range(name, value, low, high)
         for name, (low_int, high_int) in _INT_RANGES.items():
             value = getattr(self, name)

@@ -98,7 +98,7 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
         message = "a figure below the line is 0"
         raise ValueError(message)
     ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
-    random = Random(0)  # noqa: S311 - resampling, nothing secret
+    random = Random(0)
     medians = sorted(
         statistics.median(random.choices(ratios, k=len(ratios))) for _ in range(_NUM_RESAMPLES)
     )

@@ -97,7 +97,9 @@ class RoleAffixes:
     def __init__(self, affixes: Mapping[str, tuple[str, str]]) -> None:
         for role in ("user", "assistant"):
             if role not in affixes:
-                message = f"role_affixes has no entry for {role!r}; it needs (prefix, suffix) for it"
+                message = (
+                    f"role_affixes has no entry for {role!r}; it needs (prefix, suffix) for it"
+                )
                 raise TemplateError(message, param="role_affixes")
         self._affixes = dict(affixes)
 
@@ -107,7 +109,7 @@ class RoleAffixes:
         tools: Sequence[dict[str, Any]] | None = None,
         *,
         add_generation_prompt: bool = True,
-        options: Mapping[str, Any] | None = None,  # noqa: ARG002 - part of the PromptFormat protocol
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         """Join the messages with their affixes; see ChatTemplate.render. Tools are refused: no place for them."""
         if tools:
