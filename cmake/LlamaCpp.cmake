@@ -42,6 +42,14 @@ set(CMAKE_CXX_VISIBILITY_PRESET hidden)
 set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 add_subdirectory(${LLAMA_DIR} llama.cpp EXCLUDE_FROM_ALL)
 
+# Waiting threads give their core away when another process wants it; csrc/kernels/cpu_relax.h has the why.
+if(NOT MSVC)
+  set_property(
+    SOURCE ${LLAMA_DIR}/ggml/src/ggml-cpu/ggml-cpu.c
+    DIRECTORY ${LLAMA_DIR}/ggml/src
+    APPEND PROPERTY COMPILE_OPTIONS -include ${PROJECT_SOURCE_DIR}/csrc/kernels/cpu_relax.h)
+endif()
+
 if(SLIPSTREAM_NATIVE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # -march=native names no CPU. Its expansion goes into a definition, so that a compiler cache that has moved to
   # another CPU does not answer with that one's code.

@@ -253,7 +253,7 @@ void bind_context(nb::module_ & m) {
         "n_outputs_max"_a = 0, "n_threads"_a = 0, "n_threads_batch"_a = 0, "flash_attention"_a = nb::none(),
         "type_k"_a = "f16", "type_v"_a = "f16", "embeddings"_a = false, "pooling"_a = "default",
         "kv_unified"_a = true, "swa_full"_a = true, "rope_freq_base"_a = 0.0f, "rope_freq_scale"_a = 0.0f,
-        "poll"_a = 50, "interruptible"_a = true,
+        "poll"_a = 1, "interruptible"_a = true,
         "Make a context.\n\n"
         "Args:\n"
         "    model: Kept alive by the context.\n"
@@ -271,7 +271,7 @@ void bind_context(nb::module_ & m) {
         "    kv_unified: One cache shared by all sequences, or one of n_ctx / n_seq_max tokens each.\n"
         "    swa_full: Keep all positions of sliding-window layers, so that sequences can be trimmed.\n"
         "    rope_freq_base, rope_freq_scale: 0 takes the model's.\n"
-        "    poll: How eagerly idle worker threads spin, 0 to 100.\n"
+        "    poll: How long idle worker threads spin before they sleep, 0 to 100 (about 2 ms each).\n"
         "    interruptible: Look for Ctrl-C during decode().\n\n"
         "Raises:\n"
         "    ContextCreateError: the machine or the model refuses; the message says why.");

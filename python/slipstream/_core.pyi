@@ -162,7 +162,7 @@ class Context:
     KV cache and compute buffers on a model. One thread at a time; a second one gets ContextBusyError.
     """
 
-    def __init__(self, model: Model, *, n_ctx: int = 0, n_batch: int = 512, n_ubatch: int = 0, n_seq_max: int = 1, n_outputs_max: int = 0, n_threads: int = 0, n_threads_batch: int = 0, flash_attention: bool | None = None, type_k: str = 'f16', type_v: str = 'f16', embeddings: bool = False, pooling: str = 'default', kv_unified: bool = True, swa_full: bool = True, rope_freq_base: float = 0.0, rope_freq_scale: float = 0.0, poll: int = 50, interruptible: bool = True) -> None:
+    def __init__(self, model: Model, *, n_ctx: int = 0, n_batch: int = 512, n_ubatch: int = 0, n_seq_max: int = 1, n_outputs_max: int = 0, n_threads: int = 0, n_threads_batch: int = 0, flash_attention: bool | None = None, type_k: str = 'f16', type_v: str = 'f16', embeddings: bool = False, pooling: str = 'default', kv_unified: bool = True, swa_full: bool = True, rope_freq_base: float = 0.0, rope_freq_scale: float = 0.0, poll: int = 1, interruptible: bool = True) -> None:
         """
         Make a context.
 
@@ -182,7 +182,7 @@ class Context:
             kv_unified: One cache shared by all sequences, or one of n_ctx / n_seq_max tokens each.
             swa_full: Keep all positions of sliding-window layers, so that sequences can be trimmed.
             rope_freq_base, rope_freq_scale: 0 takes the model's.
-            poll: How eagerly idle worker threads spin, 0 to 100.
+            poll: How long idle worker threads spin before they sleep, 0 to 100 (about 2 ms each).
             interruptible: Look for Ctrl-C during decode().
 
         Raises:
