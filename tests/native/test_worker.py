@@ -61,7 +61,7 @@ class Service:
 def engine_processes():
     return [
         process.pid
-        for process in psutil.Process().children(recursive=True)
+        for process in psutil.Process().children()  # not those of a server that other tests run
         if process.is_running() and "slipstream.runtime.worker" in process.cmdline()
     ]
 
@@ -298,14 +298,14 @@ def test_failed_loads_leak_no_descriptors(tiny_file, program):
 def test_closing_during_a_load_ends_the_process(tiny_file):
     async def test():
         sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+        others = set(psutil.Process().children())
         service = Service(tiny_file, command=lambda fd, level: sleeper)
         waiter = asyncio.create_task(service.collect())
         while service.status.state is not ModelState.LOADING:
             await asyncio.sleep(0)
-        children = psutil.Process().children
-        while not children():
+        while not (started := set(psutil.Process().children()) - others):
             await asyncio.sleep(0)
-        pid = children()[0].pid
+        pid = started.pop().pid
         await service.models.close()
         with pytest.raises(ClosedError):
             await waiter
