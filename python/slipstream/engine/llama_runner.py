@@ -23,10 +23,16 @@ _llama_log = logging.getLogger("slipstream.llama")
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
 
-def forward_native_log() -> None:
-    """Pass llama.cpp's buffered log lines on to the logger `slipstream.llama`."""
+def forward_native_log(*, is_loading: bool = False) -> None:
+    """Pass llama.cpp's buffered log lines on to the logger `slipstream.llama`.
+
+    Args:
+        is_loading: The lines are about a model or a context and keep their level. Others may quote what a user sent,
+            such as a grammar, and are for debugging only: what went wrong is told by the error that is raised.
+    """
     for level, text in _core.drain_log():
-        _llama_log.log(_LEVELS.get(level, logging.DEBUG), "%s", text)
+        shown = _LEVELS.get(level, logging.DEBUG) if is_loading else logging.DEBUG
+        _llama_log.log(shown, "%s", text)
 
 
 class LlamaRunner:
@@ -43,6 +49,7 @@ class LlamaRunner:
     info: RunnerInfo
 
     def __init__(self, model: _core.Model, config: LoadConfig) -> None:
+        forward_native_log()
         num_ctx = config.context_length or min(model.n_ctx_train, DEFAULT_CONTEXT_LENGTH)
         try:
             self._context = _core.Context(
@@ -58,7 +65,7 @@ class LlamaRunner:
                 interruptible=False,
             )
         finally:
-            forward_native_log()
+            forward_native_log(is_loading=True)
         self._model = model
         self._runner = _core.Runner(self._context)
         self.info = RunnerInfo(
@@ -91,6 +98,7 @@ class LlamaRunner:
             ModelLoadError: no usable model, or cancelled.
             ContextCreateError: the machine or the model refuses the context.
         """
+        forward_native_log()
         try:
             model = _core.Model(
                 path,
@@ -100,7 +108,7 @@ class LlamaRunner:
                 progress=progress,
             )
         finally:
-            forward_native_log()
+            forward_native_log(is_loading=True)
         try:
             return cls(model, config)
         except BaseException:
@@ -114,9 +122,13 @@ class LlamaRunner:
     ) -> None:
         """See ModelRunner."""
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
-        self._runner.open_sequence(
-            seq_id, to_native(sampling), num_logprobs, False, list(token_ids)
-        )
+        try:
+            self._runner.open_sequence(
+                seq_id, to_native(sampling), num_logprobs, False, list(token_ids)
+            )
+        except Exception:
+            forward_native_log()  # before a load elsewhere in this process takes it for its own
+            raise
 
     def close_sequence(self, seq_id: int) -> None:
         """See ModelRunner."""

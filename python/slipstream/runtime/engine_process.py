@@ -31,7 +31,11 @@ _MAX_LINE_CHARS = 400
 _SHUTDOWN_S = 2.0
 _EXIT_AFTER_SOCKET_S = 2.0
 _KILL_S = 2.0
-_LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+_OWN_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (slipstream\b.*)")
+# What a dying process writes past our logging: ggml's and C++'s last words, Python's stack dump.
+_LAST_WORDS = re.compile(
+    r"\S+\.\w+:\d+: |terminate called|\s+what\(\): |Fatal Python error: |(Current t|T)hread 0x|\s+File \""
+)
 # What a dying process says about its cause, in order of worth; the rest is stack dumps.
 _CAUSES = (
     re.compile(
@@ -60,6 +64,7 @@ class EngineProcess:
         self._name = name
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._exited: Future[int] = Future()
+        self._is_loaded = False
         self._is_ending = False
         self._client: EngineClient | None = None
         watcher = threading.Thread(target=self._watch, name=f"engine-{process.pid}", daemon=True)
@@ -107,6 +112,7 @@ class EngineProcess:
             client = await EngineClient.connect(ours, engine.wait_end, on_lost)
             engine._client = client
             info = await client.load(path, config, progress)
+            engine._is_loaded = True
         except BaseException:
             engine.kill()
             ours.close() if engine._client is None else engine._client.close()
@@ -179,16 +185,32 @@ class EngineProcess:
             for raw in stream:
                 line = raw.decode("utf-8", "replace").rstrip()[:_MAX_LINE_CHARS]
                 if line:
-                    self._lines.append(line)
-                    self._log_line(line)
+                    level, text = read_line(line, self._is_loaded)
+                    _log.log(level, "%s: %s", self._name, text)
+                    if level > logging.DEBUG:
+                        self._lines.append(line)
         self._exited.set_result(self._process.wait())
 
-    def _log_line(self, line: str) -> None:
-        level, _, rest = line.partition(" ")
-        if level in _LEVELS:
-            _log.log(logging.getLevelName(level), "%s: %s", self._name, rest)
-        else:  # not of our logging: native code, or a dying interpreter
-            _log.warning("%s: %s", self._name, line)
+
+def read_line(line: str, is_loaded: bool) -> tuple[int, str]:
+    """Tell how a line of an engine process' output is logged.
+
+    Native code writes to stderr past its log, too. While it loads, that is about the model; later it may quote what
+    a user sent (a grammar that does not parse), so only what is plainly of a dying process stays above debug.
+
+    Args:
+        line: Without its end.
+        is_loaded: Whether the process takes requests.
+
+    Returns:
+        Level and text.
+    """
+    own = _OWN_LINE.match(line)
+    if own is not None:
+        return logging.getLevelNamesMapping()[own[1]], own[2]
+    if is_loaded and not _LAST_WORDS.match(line):
+        return logging.DEBUG, line
+    return logging.WARNING, line
 
 
 def _spawn(command: list[str], theirs: socket.socket) -> subprocess.Popen[bytes]:

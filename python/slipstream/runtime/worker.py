@@ -232,6 +232,15 @@ class Worker:
                 self._stop.set()
 
 
+class LineFormatter(logging.Formatter):
+    """Puts level and name before every line of a record: without them it is taken for output of native code."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's text, a traceback included."""
+        head = f"{record.levelname} {record.name}: "
+        return "\n".join(head + line for line in super().format(record).splitlines())
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the engine process; `--fd` names an inherited socket. Does not return."""
     parser = argparse.ArgumentParser(prog="python -m slipstream.runtime.worker")
@@ -241,7 +250,9 @@ def main(arguments: list[str] | None = None) -> None:
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API process' to handle
     # The API process reads these lines and logs them again under their level; see engine_process.
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("slipstream").setLevel(options.log_level)
     exit_code = 1
     try:

@@ -1,8 +1,10 @@
-"""How the end of a process is put into words."""
+"""How the output and the end of a process are put into words."""
+
+import logging
 
 import pytest
 
-from slipstream.runtime.engine_process import describe_exit
+from slipstream.runtime.engine_process import describe_exit, read_line
 
 ABORT = [
     "llama_decode: something",
@@ -28,3 +30,22 @@ ABORT = [
 )  # fmt: skip
 def test_an_exit_is_described_with_the_lines_that_tell_why(code, lines, text):
     assert describe_exit(code, lines) == text
+
+
+def test_lines_of_our_logging_keep_their_level():
+    assert read_line("ERROR slipstream.engine.core: oh", True) == (
+        logging.ERROR,
+        "slipstream.engine.core: oh",
+    )
+    assert read_line("DEBUG slipstream: x", False)[0] == logging.DEBUG
+
+
+@pytest.mark.parametrize("line", ["parse: error parsing grammar: x", "ERROR x: y", "a failed"])
+def test_other_lines_are_shown_while_loading_and_for_debugging_after_it(line):
+    assert read_line(line, False) == (logging.WARNING, line)
+    assert read_line(line, True) == (logging.DEBUG, line)
+
+
+@pytest.mark.parametrize("line", [*ABORT[1:], "terminate called after", "  what():  bad_alloc"])
+def test_last_words_are_shown_at_any_time(line):
+    assert read_line(line, True) == (logging.WARNING, line)

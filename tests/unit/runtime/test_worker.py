@@ -1,7 +1,9 @@
 """The engine process' side of the socket, in a thread, with a fake model."""
 
+import logging
 import queue
 import socket
+import sys
 import threading
 
 import msgspec
@@ -16,7 +18,13 @@ from slipstream.base.types import (
     SamplingParams,
 )
 from slipstream.engine import frames
-from slipstream.runtime.worker import EXIT_ENGINE_DIED, EXIT_LOAD_FAILED, ReplyWriter, Worker
+from slipstream.runtime.worker import (
+    EXIT_ENGINE_DIED,
+    EXIT_LOAD_FAILED,
+    LineFormatter,
+    ReplyWriter,
+    Worker,
+)
 from tests.support.fake_runner import scripted, text_tokens
 from tests.support.fake_text_model import FakeTextModel, fake_host
 
@@ -229,3 +237,16 @@ def test_events_too_large_for_a_frame_are_sent_in_parts(monkeypatch):
     assert got[2].error == "InvalidRequestError"
     assert [event.request_id for event in got] == ["a", "b", "big", "c", "d"]
     reader.close()
+
+
+def test_every_line_of_a_log_record_tells_its_level():
+    try:
+        raise KeyError("x")
+    except KeyError:
+        record = logging.LogRecord(
+            "slipstream.x", logging.ERROR, "", 0, "one\ntwo %d", (2,), sys.exc_info()
+        )
+    lines = LineFormatter().format(record).splitlines()
+    assert lines[:2] == ["ERROR slipstream.x: one", "ERROR slipstream.x: two 2"]
+    assert lines[-1] == "ERROR slipstream.x: KeyError: 'x'"
+    assert all(line.startswith("ERROR slipstream.x: ") for line in lines)
