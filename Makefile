@@ -62,8 +62,11 @@ peers: $(STAMPS)/build  ## build llama-server, llama-bench and llama-batched-ben
 	  $(BIN)/cmake --build build/peers --target llama-server llama-bench llama-batched-bench
 	@echo "build/peers/bin: $$(ls build/peers/bin)"
 
-bench: build demo peers  ## run the benchmarks under bench/ (minutes; close other programs)
-	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+bench: build demo peers  ## run the benchmarks (minutes; close other programs): make bench MODEL=path.gguf
+	@$(BIN)/python bench/bench_startup.py
+	@$(BIN)/python bench/bench_scheduler.py
+	@$(BIN)/python bench/bench_engine.py $(ARGS) \
+	  "$(or $(MODEL),$$($(BIN)/python -c 'from slipstream.base import config; print(config.demo_model_path())'))"
 
 clean:  ## remove what was built
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
