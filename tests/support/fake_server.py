@@ -69,17 +69,25 @@ def many(spec: GenerationSpec) -> list[Step]:
     return [*steps, OutputDelta(spec.request_id, finish_reason=FinishReason.LENGTH, usage=usage)]
 
 
+class TellingManager(FakeManager):
+    """Says when it has been closed, which is the last thing a server does."""
+
+    async def close(self) -> None:
+        if not self.num_closes:
+            print("stopped", flush=True)
+        await super().close()
+
+
 def main() -> None:
     log.configure("info")
     serve.Generation = PlayingGeneration
     settings = ServerSettings(host=HOST, port=int(sys.argv[1]), keep_alive_s=0.05)
     serve.run(
-        FakeManager(),
+        TellingManager(),
         settings,
         before=load_for_ever if "--loading" in sys.argv else None,
         on_ready=lambda url: print(url, flush=True),
     )
-    print("stopped", flush=True)
 
 
 if __name__ == "__main__":

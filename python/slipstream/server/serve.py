@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -51,11 +52,12 @@ def run(
     before: Callable[[], Awaitable[None]] | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; return when everything has stopped.
+    """Serve until SIGINT or SIGTERM, stop everything, and end the process with exit code 0.
 
     Must run on the main thread, which handles signals. After a signal, new requests are refused, running ones
     have a second to end and are told so otherwise, the engines stop, then the server. A second signal, or five
-    seconds, end the process at once.
+    seconds, end the process at once. It does not return after serving: threads of Granian outlive its stop, and
+    an interpreter that shuts down under them can abort.
 
     Args:
         manager: Of the models; closed in the end, whatever happens.
@@ -70,6 +72,10 @@ def run(
     address = check_port(settings.host, settings.port)
     _warn_if_open(address)
     _run_loop(_serve(manager, settings, address, before, on_ready))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def check_port(host: str, port: int) -> str:
