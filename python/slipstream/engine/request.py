@@ -19,6 +19,8 @@ from slipstream.base.types import (
 from slipstream.engine.output_text import OutputText
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from slipstream.engine.runner import RunnerInfo
 
 NO_SEQUENCE = -1
@@ -153,7 +155,7 @@ def check_request(request: Request, info: RunnerInfo) -> None:
     """Refuse a request the runner could never serve, and fix the length it may grow to. Any thread.
 
     Raises:
-        InvalidRequestError: no prompt, or something in it that is no token id of this vocabulary.
+        InvalidRequestError: no prompt, or what is no token id of this vocabulary in it or in `stop_token_ids`.
         ContextLengthError: no room for the prompt and one more token.
     """
     prompt = request.prompt_token_ids
@@ -167,18 +169,23 @@ def check_request(request: Request, info: RunnerInfo) -> None:
             f"shorten the prompt to {limit - 1} tokens or load the model with a longer context"
         )
         raise ContextLengthError(message, param="prompt")
-    if set(map(type, prompt)) != {int}:
-        strange = next(token for token in prompt if type(token) is not int)
-        message = f"the prompt holds {strange!r}; token ids must be integers"
-        raise InvalidRequestError(message, param="prompt")
-    if min(prompt) < 0 or max(prompt) >= info.num_vocab:
-        strange_id = next(token for token in prompt if not 0 <= token < info.num_vocab)
-        message = (
-            f"the prompt holds token id {strange_id}; this model's are 0 to {info.num_vocab - 1}"
-        )
-        raise InvalidRequestError(message, param="prompt")
+    _check_token_ids("prompt", prompt, info.num_vocab)
+    _check_token_ids("stop_token_ids", request.sampling.stop_token_ids, info.num_vocab)
     max_tokens = request.sampling.max_tokens
     request.max_num_tokens = limit if max_tokens is None else min(limit, len(prompt) + max_tokens)
+
+
+def _check_token_ids(param: str, token_ids: Sequence[int], num_vocab: int) -> None:
+    if not token_ids:
+        return
+    if set(map(type, token_ids)) != {int}:
+        strange = next(token for token in token_ids if type(token) is not int)
+        message = f"{param} holds {strange!r}; token ids must be integers"
+        raise InvalidRequestError(message, param=param)
+    if min(token_ids) < 0 or max(token_ids) >= num_vocab:
+        strange = next(token for token in token_ids if not 0 <= token < num_vocab)
+        message = f"{param} holds token id {strange}; this model's are 0 to {num_vocab - 1}"
+        raise InvalidRequestError(message, param=param)
 
 
 def failure(request_id: str, error: Exception) -> RequestFailed:
