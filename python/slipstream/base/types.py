@@ -9,6 +9,12 @@ from typing import Any
 import msgspec
 
 from slipstream.base.errors import InvalidRequestError
+from slipstream.base.limits import (
+    MAX_BATCH_SIZE,
+    MAX_CONTEXT_LENGTH,
+    MAX_PARALLEL,
+    MAX_THREADS,
+)
 
 
 class FinishReason(StrEnum):
@@ -46,6 +52,14 @@ _INT_RANGES = {
     "mirostat": (0, 2),
     "seed": (0, 2**64 - 1),
     "logprobs": (0, 20),
+}
+_LOAD_RANGES = {
+    "context_length": (0, MAX_CONTEXT_LENGTH),
+    "parallel": (1, MAX_PARALLEL),
+    "max_waiting": (0, 2**20),
+    "threads": (0, MAX_THREADS),
+    "batch_size": (1, MAX_BATCH_SIZE),
+    "gpu_layers": (-1, 2**31 - 1),
 }
 MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_CHARS = 1024
@@ -168,6 +182,10 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         repack: Let ggml re-arrange weights for this CPU (a copy, faster single-token decode of some types).
         chat_template: Jinja text that replaces the model's own template.
         role_affixes: Manual prompt format that replaces templates: role to (prefix, suffix).
+
+    Raises:
+        InvalidRequestError: a number is out of its range; `param` names it. Whether the machine can hold the context
+            is found out by loading.
     """
 
     context_length: int = 0
@@ -182,6 +200,12 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     repack: bool = True
     chat_template: str | None = None
     role_affixes: dict[str, tuple[str, str]] | None = None
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _LOAD_RANGES.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                _out_of_range(name, value, low, high)
 
 
 DEFAULT_CONTEXT_LENGTH = 8192

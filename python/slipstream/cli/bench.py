@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slipstream.base.limits import MAX_BATCH_SIZE, MAX_THREADS
+
 if TYPE_CHECKING:
     from slipstream.benchmark.decode import DecodeResult, DecodeSettings
     from slipstream.native import Model
@@ -35,10 +37,16 @@ def decode(
         int, typer.Option("--depth", "-d", min=0, help="Tokens already in the KV cache.")
     ] = 0,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, help="Prompt tokens in one batch.")
+        int,
+        typer.Option(
+            "--batch-size", "-b", min=1, max=MAX_BATCH_SIZE, help="Prompt tokens in one batch."
+        ),
     ] = 512,
     threads: Annotated[
-        int, typer.Option("--threads", "-t", min=0, help="CPU threads; 0: the physical cores.")
+        int,
+        typer.Option(
+            "--threads", "-t", min=0, max=MAX_THREADS, help="CPU threads; 0: the physical cores."
+        ),
     ] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON with machine, commit, build and every sample.")

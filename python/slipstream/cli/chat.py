@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 import typer
 
 from slipstream.base.errors import SlipstreamError
+from slipstream.base.limits import MAX_CONTEXT_LENGTH, MAX_THREADS
 from slipstream.cli.conversation import Conversation, describe
 from slipstream.cli.terminal import show_load, writer
 
@@ -42,9 +43,16 @@ def chat(
         int | None, typer.Option(min=0, help="The same seed, the same answers.")
     ] = None,
     context_length: Annotated[
-        int, typer.Option(min=0, help="Tokens of the KV cache; 0: the model's own, at most 8192.")
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_CONTEXT_LENGTH,
+            help="Tokens of the KV cache; 0: the model's own, at most 8192.",
+        ),
     ] = 0,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the physical cores.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, max=MAX_THREADS, help="CPU threads; 0: the physical cores.")
+    ] = 0,
     stats: Annotated[
         bool, typer.Option("--stats", help="Token counts and speed on stderr.")
     ] = False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
+from slipstream.base.limits import MAX_CONTEXT_LENGTH, MAX_PARALLEL, MAX_THREADS
 from slipstream.cli.terminal import show_load
 
 if TYPE_CHECKING:
@@ -38,14 +39,19 @@ def serve(
         int,
         typer.Option(
             min=0,
+            max=MAX_CONTEXT_LENGTH,
             help="Tokens a model's KV cache holds, shared by its requests; 0: the model's own, at most 8192.",
         ),
     ] = 0,
     parallel: Annotated[
-        int, typer.Option(min=1, help="Requests a model answers at the same time; others wait.")
+        int,
+        typer.Option(
+            min=1, max=MAX_PARALLEL, help="Requests a model answers at the same time; others wait."
+        ),
     ] = 8,
     threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads of a model; 0: the physical cores.")
+        int,
+        typer.Option(min=0, max=MAX_THREADS, help="CPU threads of a model; 0: the physical cores."),
     ] = 0,
     cors: Annotated[
         list[str] | None,

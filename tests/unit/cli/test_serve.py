@@ -91,3 +91,22 @@ def test_the_ready_line_has_the_url_and_a_curl_call_that_a_shell_can_run(serve):
 
 def test_an_unknown_log_level_is_wrong_usage(serve):
     assert serve("--log-level", "loud")["result"].exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "bound"),
+    [
+        ("--parallel", "0", 1),
+        ("--parallel", "300", 256),
+        ("--threads", "-1", 0),
+        ("--threads", "600", 512),
+        ("--context-length", "-5", 0),
+        ("--context-length", "9999999999", 2**31 - 1),
+    ],
+)
+def test_a_number_out_of_range_is_wrong_usage_and_the_bound_is_named(serve, option, value, bound):
+    result = serve(option, value)["result"]
+    assert result.exit_code == 2
+    words = result.stderr.replace("│", " ").split()
+    assert f"'{option}':" in words
+    assert str(bound) in words
