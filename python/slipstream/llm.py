@@ -21,7 +21,7 @@ from slipstream.runtime.results import GenerationResult, ResultCollector, error_
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Self
 
@@ -88,7 +88,7 @@ class LLM:
         *,
         stream: Literal[True],
         template_options: Mapping[str, Any] | None = None,
-    ) -> Iterator[OutputDelta]: ...
+    ) -> Generator[OutputDelta]: ...
     def chat(
         self,
         messages: Sequence[Message],
@@ -96,7 +96,7 @@ class LLM:
         *,
         stream: bool = False,
         template_options: Mapping[str, Any] | None = None,
-    ) -> GenerationResult | Iterator[OutputDelta]:
+    ) -> GenerationResult | Generator[OutputDelta]:
         """Answer a conversation.
 
         Args:
@@ -131,7 +131,7 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         template_options: Mapping[str, Any] | None = None,
-    ) -> AsyncIterator[OutputDelta]:
+    ) -> AsyncGenerator[OutputDelta]:
         """Yield the deltas of an answer on the event loop; see `chat`. Closing the iterator aborts the request."""
         return self._astream(_chat_spec(messages, sampling, template_options))
 
@@ -160,14 +160,14 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         stream: Literal[True],
-    ) -> Iterator[OutputDelta]: ...
+    ) -> Generator[OutputDelta]: ...
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         stream: bool = False,
-    ) -> GenerationResult | list[GenerationResult] | Iterator[OutputDelta]:
+    ) -> GenerationResult | list[GenerationResult] | Generator[OutputDelta]:
         """Continue one prompt or many, without a chat template. Many run batched.
 
         Args:
@@ -208,7 +208,7 @@ class LLM:
 
     def astream_generate(
         self, prompt: Prompt, sampling: SamplingParams | None = None
-    ) -> AsyncIterator[OutputDelta]:
+    ) -> AsyncGenerator[OutputDelta]:
         """Yield the deltas of a continuation on the event loop. Closing the iterator aborts the request."""
         return self._astream(_prompt_spec(prompt, sampling))
 
@@ -261,14 +261,14 @@ class LLM:
                 self._host.abort(request_id)
         return [results[spec.request_id] for spec in specs]
 
-    def _stream(self, spec: GenerationSpec) -> Iterator[OutputDelta]:
+    def _stream(self, spec: GenerationSpec) -> Generator[OutputDelta]:
         events: queue.SimpleQueue[list[Event]] = queue.SimpleQueue()
         self._host.submit(spec, events.put)
         return self._deltas(spec.request_id, events)
 
     def _deltas(
         self, request_id: str, events: queue.SimpleQueue[list[Event]]
-    ) -> Iterator[OutputDelta]:
+    ) -> Generator[OutputDelta]:
         finished = False
         try:
             while not finished:
@@ -289,7 +289,7 @@ class LLM:
         message = "the stream ended without a finish reason"
         raise AssertionError(message)
 
-    async def _astream(self, spec: GenerationSpec) -> AsyncIterator[OutputDelta]:
+    async def _astream(self, spec: GenerationSpec) -> AsyncGenerator[OutputDelta]:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[list[Event]] = asyncio.Queue()
 
