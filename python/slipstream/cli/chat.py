@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -15,9 +15,9 @@ from slipstream.cli.conversation import Conversation, describe
 from slipstream.cli.terminal import show_load, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
-    from slipstream.base.types import OutputDelta, SamplingParams, Usage
+    from slipstream.base.types import SamplingParams, Usage
     from slipstream.llm import LLM
 
 PROMPT = "> "
@@ -166,10 +166,9 @@ def _answer(
     write = writer(out)
     text: list[str] = []
     usage = None
-    deltas = llm.chat(conversation.messages(question), sampling=sampling, stream=True)
-    stream = cast("Generator[OutputDelta]", deltas)  # closing it aborts the request
+    stream = llm.chat(conversation.messages(question), sampling=sampling, stream=True)
     try:
-        with closing(stream):
+        with closing(stream):  # which aborts the request
             for delta in stream:
                 text.append(delta.text)
                 write(delta.text)
