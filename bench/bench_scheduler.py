@@ -1,6 +1,6 @@
 """Microseconds of Python per engine step (schedule, update, events) with a runner that computes nothing.
 
-    python bench/bench_scheduler.py [--json] [--steps N] [--repeats N]
+    python bench/bench_scheduler.py [--steps N] [--repeats N] [--json FILE]
 
 Each row is the median over the repeats of the mean step of one repeat; all requests decode, one token each a step.
 """
@@ -11,9 +11,11 @@ import argparse
 import json
 import statistics
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipstream.base.types import SamplingParams
+from slipstream.benchmark.report import provenance
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.runner import RunnerInfo, ScheduledSequence, StepResult
 from slipstream.engine.scheduler import Scheduler
@@ -90,9 +92,9 @@ def step_us(num_requests: int, num_steps: int, stop: tuple[str, ...]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     cases = [(n, stop) for n in NUM_REQUESTS for stop in ((), ("\n\nUser:", "</s>"))]
     times: dict[tuple[int, tuple[str, ...]], list[float]] = {case: [] for case in cases}
@@ -109,13 +111,22 @@ def main() -> None:
         }
         for n, stop in cases
     ]
-    if args.json:
-        print(json.dumps({"target_us_at_16": TARGET_US_AT_16, "rows": rows}, indent=1))
-        return
     print("running  stop strings  µs/step (median)     lowest    highest")
     for row in rows:
         print("{:7d}{:14d}{:18.1f}{:11.1f}{:11.1f}".format(*row.values()))
     print(f"target: {TARGET_US_AT_16:.0f} µs at 16 running")
+    if args.json:
+        settings = {"steps": args.steps, "repeats": args.repeats, "prompt_tokens": PROMPT_TOKENS}
+        report = {
+            "benchmark": "scheduler",
+            **provenance(),
+            "settings": settings,
+            "bar_us_at_16": TARGET_US_AT_16,
+            "rows": rows,
+        }
+        target = Path(args.json)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from slipstream.base.config import demo_model_path
 from slipstream.benchmark.report import provenance
 from slipstream.benchmark.stats import summarize
 
@@ -80,16 +83,16 @@ def import_ms(modules: set[str]) -> float:
     return float(milliseconds)
 
 
-def api_process() -> tuple[float, float]:
-    """Start the API process; return the milliseconds until it answers and its MiB then."""
+def api_process(command: list[str]) -> tuple[float, float]:
+    """Start an API process; return the milliseconds until it answers and its MiB then, without its engines."""
     import httpx2
 
     begin_s = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            url = process.stdout.readline().strip()
+            found = re.search(r"http://\S+", process.stdout.readline())
+            assert found, "the server did not start"
+            url = found[0]
             ready_ms = (time.perf_counter() - begin_s) * 1e3
             for path in ("/health", "/v1/models", "/metrics"):  # what a first request still brings
                 httpx2.get(url + path, timeout=TIMEOUT_S).raise_for_status()
@@ -104,6 +107,7 @@ def measure(num_repeats: int, num_starts: int) -> tuple[dict[str, list[float]], 
     arms: dict[str, Callable[[], float]] = {
         "python -c pass, ms": lambda: wall_ms(sys.executable, "-c", "pass"),
         "slipstream version, ms": lambda: wall_ms(SLIPSTREAM, "version"),
+        "slipstream --help, ms": lambda: wall_ms(SLIPSTREAM, "--help"),
         "import slipstream, ms": lambda: import_ms(modules),
     }
     samples: dict[str, list[float]] = {}
@@ -112,10 +116,18 @@ def measure(num_repeats: int, num_starts: int) -> tuple[dict[str, list[float]], 
             sample = run()
             if number:
                 samples.setdefault(arm, []).append(sample)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    servers = {"before any model": [sys.executable, "-c", SERVE]}
+    if demo_model_path().is_file():
+        options = ("--port", port, "--log-level", "error")
+        servers["with demo loaded"] = [SLIPSTREAM, "serve", "demo", *options]
     for _ in range(num_starts):
-        ready_ms, rss_mib = api_process()
-        samples.setdefault("API process ready, ms", []).append(ready_ms)
-        samples.setdefault("API process before any model, MiB", []).append(rss_mib)
+        for state, command in servers.items():
+            ready_ms, rss_mib = api_process(command)
+            samples.setdefault(f"API process ready {state}, ms", []).append(ready_ms)
+            samples.setdefault(f"API process {state}, MiB", []).append(rss_mib)
     return samples, modules
 
 
@@ -133,14 +145,14 @@ def main() -> None:
         "API process before any model, MiB": MAX_API_RSS_MIB,
     }
     report: dict[str, Any] = {"benchmark": "startup", **provenance(), "arms": {}}
-    print(f"{'':34} median   lowest  highest")
+    print(f"{'':40} median   lowest  highest")
     for arm, values in samples.items():
         s = summarize(values)
         bar = bars.get(arm)
         verdict = (
             "" if bar is None else f"  bar {bar:.0f}: {'met' if s.median <= bar else 'MISSED'}"
         )
-        print(f"{arm:34}{s.median:7.1f}{s.lowest:9.1f}{s.highest:9.1f}{verdict}")
+        print(f"{arm:40}{s.median:7.1f}{s.lowest:9.1f}{s.highest:9.1f}{verdict}")
         report["arms"][arm] = {**asdict(s), "samples": values, "bar": bar}
     banned = [name for name in BANNED if name in modules]
     report["import_slipstream"] = {"modules": sorted(modules), "banned": banned}
