@@ -4,9 +4,16 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <string_view>
+
 namespace slipstream {
 
 namespace nb = nanobind;
+
+// Text of files and templates, which need not be UTF-8: what is none becomes U+FFFD.
+inline nb::str to_text(std::string_view text) {
+    return nb::steal<nb::str>(PyUnicode_DecodeUTF8(text.data(), Py_ssize_t(text.size()), "replace"));
+}
 
 void bind_errors(nb::module_ & m);
 void bind_model(nb::module_ & m);

@@ -12,12 +12,10 @@ void raise_in_python(const Error & error) {
     nb::object type = nb::module_::import_("slipstream.base.errors").attr(error.kind());
     nb::dict details;
     if (!error.detail().empty()) {
-        details[std::string(error.kind()) == "ModelLoadError" ? "path" : "param"] = error.detail();
+        details[std::string(error.kind()) == "ModelLoadError" ? "path" : "param"] = to_text(error.detail());
     }
     // Text from a hostile file may be no UTF-8; the message must get through all the same.
-    nb::object message =
-        nb::steal(PyUnicode_DecodeUTF8(error.what(), Py_ssize_t(std::strlen(error.what())), "replace"));
-    nb::object value = type(message, **details);
+    nb::object value = type(to_text(error.what()), **details);
     PyErr_SetObject(type.ptr(), value.ptr());
 }
 

@@ -11,27 +11,17 @@ struct ChatTemplate::Impl {
     common_chat_templates_ptr templates;
 };
 
-namespace {
-
-template <class F>
-auto translated(const char * what, F && f) {
-    try {
-        return f();
-    } catch (const std::exception & e) {
-        throw Error("TemplateError", std::string(what) + ": " + e.what(), "messages");
-    }
-}
-
-} // namespace
-
 ChatTemplate::ChatTemplate(const std::string & source, const std::string & bos, const std::string & eos)
     : impl_(std::make_unique<Impl>()) {
     // common_log prints by itself, past our log; its levels are of no use here.
     common_log_set_verbosity_thold(-1);
-    impl_->templates = translated("the chat template does not parse", [&] {
-        common_chat_template(source, bos, eos); // the call below loses the message of what this throws
-        return common_chat_templates_init(nullptr, source, bos, eos);
-    });
+    impl_->templates = guarded(
+        "TemplateError", "the chat template does not parse",
+        [&] {
+            common_chat_template(source, bos, eos); // the call below loses the message of what this throws
+            return common_chat_templates_init(nullptr, source, bos, eos);
+        },
+        "chat_template");
     if (!impl_->templates) {
         throw Error("TemplateError", "the chat template does not parse", "chat_template");
     }
@@ -41,7 +31,7 @@ ChatTemplate::~ChatTemplate() = default;
 
 std::string ChatTemplate::render(const std::string & messages, const std::string & tools,
                                  const std::string & options, bool add_generation_prompt) const {
-    return translated("the chat template cannot render these messages", [&] {
+    const auto apply = [&] {
         common_chat_templates_inputs inputs;
         inputs.use_jinja = true;
         inputs.add_generation_prompt = add_generation_prompt;
@@ -59,12 +49,13 @@ std::string ChatTemplate::render(const std::string & messages, const std::string
             }
         }
         return common_chat_templates_apply(impl_->templates.get(), inputs).prompt;
-    });
+    };
+    return guarded("TemplateError", "the chat template cannot render these messages", apply, "messages");
 }
 
 std::map<std::string, bool> ChatTemplate::capabilities() const {
-    return translated("the chat template cannot be analysed",
-                      [&] { return common_chat_templates_get_caps(impl_->templates.get()); });
+    return guarded("TemplateError", "the chat template cannot be analysed",
+                   [&] { return common_chat_templates_get_caps(impl_->templates.get()); });
 }
 
 } // namespace slipstream

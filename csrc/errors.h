@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdarg>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -24,5 +25,20 @@ class Error : public std::runtime_error {
 
 // printf into a std::string.
 std::string format(const char * fmt, ...) __attribute__((format(printf, 1, 2)));
+
+// Runs a call into llama.cpp, much of whose C interface lets C++ exceptions out; they become an Error of `kind`.
+// Memory that runs out stays std::bad_alloc, Python's MemoryError.
+template <class F>
+auto guarded(const char * kind, const char * what, F && call, const char * detail = "") {
+    try {
+        return call();
+    } catch (const Error &) {
+        throw;
+    } catch (const std::bad_alloc &) {
+        throw;
+    } catch (const std::exception & e) {
+        throw Error(kind, std::string(what) + ": " + e.what(), detail);
+    }
+}
 
 } // namespace slipstream

@@ -45,12 +45,13 @@ NB_MODULE(_core, m) {
     m.def(
         "drain_log",
         [] {
-            std::vector<std::pair<int, std::string>> lines;
-            for (LogLine & line : drain_log()) {
-                lines.emplace_back(line.level, std::move(line.text));
+            nb::list lines;
+            for (const LogLine & line : drain_log()) {
+                lines.append(nb::make_tuple(line.level, to_text(line.text)));
             }
             return lines;
         },
+        nb::sig("def drain_log() -> list[tuple[int, str]]"),
         "Take llama.cpp's buffered log lines as (level, text), oldest first; levels are 2 info, 3 warning, 4 error.");
     m.def("default_threads", &default_threads, "Physical cores this process may run on, at least 1.");
 }

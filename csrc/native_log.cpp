@@ -61,12 +61,12 @@ std::vector<LogLine> drain_log() {
     return lines;
 }
 
-LogCapture::LogCapture() {
+LogCapture::LogCapture() : outer_(capture) {
     capture = this;
 }
 
 LogCapture::~LogCapture() {
-    capture = nullptr;
+    capture = outer_;
 }
 
 std::string LogCapture::tail(const char * otherwise) const {

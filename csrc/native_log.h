@@ -34,6 +34,7 @@ class LogCapture {
 
   private:
     friend void capture_line(int level, const std::string & text);
+    LogCapture * outer_; // callbacks may load or compute in the middle of a load
     std::vector<std::string> lines_;
 };
 
