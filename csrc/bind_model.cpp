@@ -1,4 +1,3 @@
-#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -6,7 +5,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
-#include <map>
 #include <optional>
 
 #include "bind.h"
@@ -122,8 +120,9 @@ void bind_model(nb::module_ & m) {
         .def_prop_ro("path", &Model::path)
         .def_prop_ro("fingerprint", &Model::fingerprint,
                      "Identity of the file's content, 64 bits; saved states carry it.")
-        .def_prop_ro("description", &Model::description,
-                     "Architecture, size and quantization in a few words.")
+        .def_prop_ro(
+            "description", [](const Model & s) { return to_text(s.description()); },
+            "Architecture, size and quantization in a few words.")
         .def_prop_ro("n_vocab", [](const Model & s) { return llama_vocab_n_tokens(s.vocab()); })
         .def_prop_ro("n_ctx_train", [](const Model & s) { return llama_model_n_ctx_train(s.handle().get()); })
         .def_prop_ro("n_embd", [](const Model & s) { return llama_model_n_embd(s.handle().get()); })
@@ -150,15 +149,18 @@ void bind_model(nb::module_ & m) {
         .def(
             "metadata",
             [](const Model & s) {
-                std::map<std::string, std::string> d;
-                for (auto & [key, value] : s.metadata()) {
-                    d[key] = value;
+                nb::dict d;
+                for (const auto & [key, value] : s.metadata()) {
+                    d[to_text(key)] = to_text(value);
                 }
                 return d;
             },
+            nb::sig("def metadata(self) -> dict[str, str]"),
             "The file's scalar metadata as text; arrays are left out.")
-        .def("chat_template", &Model::chat_template, "name"_a = "",
-             "The model's Jinja chat template, \"\" if it has none.")
+        .def(
+            "chat_template",
+            [](const Model & s, const std::string & name) { return to_text(s.chat_template(name)); },
+            "name"_a = "", "The model's Jinja chat template, \"\" if it has none.")
         .def(
             "tokenize", &Model::tokenize, nb::call_guard<nb::gil_scoped_release>(), "text"_a, nb::kw_only(),
             "add_special"_a = true, "parse_special"_a = false,
@@ -189,7 +191,7 @@ void bind_model(nb::module_ & m) {
             "token_text",
             [](const Model & s, int32_t token) {
                 s.check_token(token);
-                return llama_vocab_get_text(s.vocab(), token);
+                return to_text(llama_vocab_get_text(s.vocab(), token));
             },
             "token"_a, "The vocabulary's own spelling of a token.")
         .def(

@@ -2,8 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstdio>
 
+#include "deep_stack.h"
 #include "native_log.h"
 
 namespace slipstream {
@@ -37,6 +40,29 @@ uint64_t hash_file(const std::string & path) {
         hash = fnv1a(hash, block.data(), std::fread(block.data(), 1, block.size(), file.get()));
     }
     return hash;
+}
+
+// llama.cpp splits text by std::regex for many BPE vocabularies. That recurses for each character of a match, about
+// 300 bytes of stack apiece, and a match can be any text without white space.
+size_t stack_for(std::string_view text) {
+    constexpr size_t MAX_RUN = 1 << 20, FRAME = 1024; // bytes
+    size_t longest = 0, run = 0;
+    bool space = false;
+    for (const char c : text) {
+        const bool ascii = static_cast<unsigned char>(c) < 0x80; // others may be either
+        const bool changed = ascii && space != (std::isspace(c) != 0);
+        space = space != changed;
+        run = changed ? 1 : run + 1;
+        longest = std::max(longest, run);
+    }
+    if (longest > MAX_RUN) {
+        throw Error(
+            "InvalidRequestError",
+            format("text has %zu bytes in a row without white space, or of it; at most %zu can be tokenized",
+                   longest, MAX_RUN),
+            "text");
+    }
+    return longest * FRAME;
 }
 
 bool on_progress(float fraction, void * data) {
@@ -74,10 +100,18 @@ Model::Model(const std::string & path, const ModelOptions & options,
 }
 
 void Model::close() {
-    model_.reset();
+    std::shared_ptr<llama_model> last; // freed after the lock
+    std::lock_guard<std::mutex> lock(mutex_);
+    last.swap(model_);
 }
 
-const std::shared_ptr<llama_model> & Model::handle() const {
+bool Model::is_closed() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return !model_;
+}
+
+std::shared_ptr<llama_model> Model::handle() const {
+    std::lock_guard<std::mutex> lock(mutex_);
     if (!model_) {
         throw Error("ClosedError", "the model " + path_ + " is closed");
     }
@@ -92,7 +126,8 @@ const llama_vocab * Model::vocab() const {
 }
 
 std::vector<std::pair<std::string, std::string>> Model::metadata() const {
-    const llama_model * model = handle().get();
+    const std::shared_ptr<llama_model> held = handle();
+    const llama_model * model = held.get();
     std::vector<std::pair<std::string, std::string>> pairs;
     std::vector<char> buffer(256);
     const auto read = [&](auto && getter) {
@@ -120,7 +155,8 @@ std::string Model::description() const {
 }
 
 std::string Model::chat_template(const std::string & name) const {
-    const char * text = llama_model_chat_template(handle().get(), name.empty() ? nullptr : name.c_str());
+    const std::shared_ptr<llama_model> model = handle();
+    const char * text = llama_model_chat_template(model.get(), name.empty() ? nullptr : name.c_str());
     return text == nullptr ? std::string() : std::string(text);
 }
 
@@ -131,17 +167,26 @@ std::vector<int32_t> Model::tokenize(std::string_view text, bool add_special, bo
     }
     // A token is at least one byte; two more for the special ones at the ends. Never too small in practice.
     std::vector<int32_t> tokens(text.size() + 8);
-    const llama_vocab * words = vocab();
+    const std::shared_ptr<llama_model> model = handle();
+    check_vocabulary();
     const auto call = [&] {
-        return llama_tokenize(words, text.data(), int32_t(text.size()), tokens.data(), int32_t(tokens.size()),
-                              add_special, parse_special);
+        return llama_tokenize(llama_model_get_vocab(model.get()), text.data(), int32_t(text.size()),
+                              tokens.data(), int32_t(tokens.size()), add_special, parse_special);
     };
-    int32_t n = call();
-    if (n < 0) {
-        tokens.resize(size_t(-n));
-        n = call();
-    }
-    tokens.resize(size_t(std::max(n, 0)));
+    const auto tokenized = [&] {
+        int32_t n = call();
+        if (n < 0) {
+            tokens.resize(size_t(-n));
+            n = call();
+        }
+        tokens.resize(size_t(std::max(n, 0)));
+    };
+    const bool is_bpe = llama_vocab_type(llama_model_get_vocab(model.get())) == LLAMA_VOCAB_TYPE_BPE;
+    const size_t n_stack = is_bpe ? stack_for(text) : 0;
+    // Vocabularies without byte tokens throw at what they lack.
+    guarded(
+        "InvalidRequestError", "the model's vocabulary has no tokens for a part of the text",
+        [&] { run_with_stack(n_stack, tokenized); }, "text");
     return tokens;
 }
 
@@ -151,21 +196,30 @@ std::string Model::detokenize(const std::vector<int32_t> & tokens, bool remove_s
         check_token(token);
     }
     std::string text(tokens.size() * 8 + 16, '\0');
-    const llama_vocab * words = vocab();
+    const std::shared_ptr<llama_model> model = handle();
     const auto call = [&] {
-        return llama_detokenize(words, tokens.data(), int32_t(tokens.size()), text.data(),
-                                int32_t(text.size()), remove_special, unparse_special);
+        return llama_detokenize(llama_model_get_vocab(model.get()), tokens.data(), int32_t(tokens.size()),
+                                text.data(), int32_t(text.size()), remove_special, unparse_special);
     };
-    int32_t n = call();
-    if (n < 0) {
-        text.resize(size_t(-n));
-        n = call();
-    }
-    text.resize(size_t(std::max(n, 0)));
+    guarded("InvalidRequestError", "the model's vocabulary cannot spell these tokens", [&] {
+        int32_t n = call();
+        if (n < 0) {
+            text.resize(size_t(-n));
+            n = call();
+        }
+        text.resize(size_t(std::max(n, 0)));
+    });
     return text;
 }
 
+void Model::check_vocabulary() const {
+    if (llama_vocab_type(vocab()) == LLAMA_VOCAB_TYPE_NONE) {
+        throw Error("InvalidRequestError", "the model " + path_ + " has no vocabulary");
+    }
+}
+
 void Model::check_token(int32_t token) const {
+    check_vocabulary();
     const int32_t n_vocab = llama_vocab_n_tokens(vocab());
     if (token < 0 || token >= n_vocab) {
         throw Error("InvalidRequestError",
@@ -175,12 +229,27 @@ void Model::check_token(int32_t token) const {
 
 std::string Model::token_to_piece(int32_t token, bool special) const {
     check_token(token);
+    const std::shared_ptr<llama_model> model = handle();
     std::string piece;
-    append_piece(vocab(), token, special, piece);
+    guarded("InvalidRequestError", "the model's vocabulary cannot spell this token",
+            [&] { append_piece(llama_model_get_vocab(model.get()), token, special, piece); });
     return piece;
 }
 
+std::string metadata_text(const llama_model * model, const std::string & key) {
+    char buffer[64] = "";
+    llama_model_meta_val_str(model, key.c_str(), buffer, sizeof(buffer));
+    return buffer;
+}
+
+std::string architecture(const llama_model * model) {
+    return metadata_text(model, "general.architecture");
+}
+
 void append_piece(const llama_vocab * vocab, int32_t token, bool special, std::string & out) {
+    if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {
+        return;
+    }
     char small[64];
     int32_t n = llama_token_to_piece(vocab, token, small, sizeof(small), 0, special);
     if (n >= 0) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,10 +35,12 @@ class Model {
 
     // Drops this object's hold; contexts made from the model keep it alive. Idempotent.
     void close();
-    bool is_closed() const { return !model_; }
+    bool is_closed() const;
 
-    // The handle contexts and adapters share. Throws ClosedError after close() or in a forked child.
-    const std::shared_ptr<llama_model> & handle() const;
+    // The handle contexts and adapters share; holding it keeps the weights while another thread calls close().
+    // Throws ClosedError after close() or in a forked child.
+    std::shared_ptr<llama_model> handle() const;
+    // Valid as long as somebody holds the handle.
     const llama_vocab * vocab() const;
 
     const std::string & path() const { return path_; }
@@ -51,6 +54,7 @@ class Model {
     // The model's Jinja chat template, empty if it has none.
     std::string chat_template(const std::string & name) const;
 
+    // Throws InvalidRequestError where the vocabulary has no tokens for the text.
     std::vector<int32_t> tokenize(std::string_view text, bool add_special, bool parse_special) const;
     std::string detokenize(const std::vector<int32_t> & tokens, bool remove_special,
                            bool unparse_special) const;
@@ -60,14 +64,21 @@ class Model {
     void check_token(int32_t token) const;
 
   private:
+    void check_vocabulary() const;
+
     std::string path_;
     bool vocab_only_;
     uint64_t fingerprint_;
     pid_t pid_;
+    mutable std::mutex mutex_; // over model_
     std::shared_ptr<llama_model> model_;
 };
 
-// The same without bounds checks, for the step's hot path.
+// A short metadata value, "" if it is missing.
+std::string metadata_text(const llama_model * model, const std::string & key);
+std::string architecture(const llama_model * model);
+
+// token_to_piece without bounds checks, for the step's hot path. Nothing where the model has no vocabulary.
 void append_piece(const llama_vocab * vocab, int32_t token, bool special, std::string & out);
 
 } // namespace slipstream
