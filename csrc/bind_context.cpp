@@ -59,15 +59,18 @@ void run_batch(Context & self, const IntArray & tokens, const std::optional<IntA
         rethrow_pending(); // Ctrl-C asked for the abort
         throw;
     }
+    rethrow_pending(); // it came too late to stop anything
 }
 
 FloatArray all_logits(Context & self) {
-    const size_t n_rows = self.outputs().size();
+    Context::Lease lease(self);
+    const std::vector<int32_t> & outputs = self.outputs_leased();
+    const size_t n_rows = outputs.size();
     const size_t n_vocab = size_t(self.n_vocab());
     auto * data = new float[std::max<size_t>(n_rows * n_vocab, 1)];
     nb::capsule owner(data, [](void * p) noexcept { delete[] static_cast<float *>(p); });
     for (size_t r = 0; r < n_rows; r++) {
-        const float * row = self.logits(self.outputs()[r]);
+        const float * row = self.logits_leased(outputs[r]);
         std::copy(row, row + n_vocab, data + r * n_vocab);
     }
     return FloatArray(data, {n_rows, n_vocab}, owner);
@@ -112,13 +115,16 @@ void bind_compute(nb::class_<Context> & c) {
         .def(
             "greedy_loop",
             [](Context & self, int32_t token, int32_t n) {
+                std::vector<int32_t> generated;
                 try {
                     nb::gil_scoped_release release;
-                    return self.greedy_loop(token, n);
+                    generated = self.greedy_loop(token, n);
                 } catch (const Error &) {
                     rethrow_pending();
                     throw;
                 }
+                rethrow_pending();
+                return generated;
             },
             "token"_a, "n"_a,
             "Decode `token` at the end of sequence 0 and go on greedily for `n` tokens in one native call, past end-of-generation\n"
@@ -128,15 +134,19 @@ void bind_compute(nb::class_<Context> & c) {
              "Stop a running decode soon (CPU backend). Any thread; nothing happens if none runs.")
         .def(
             "logits",
-            [](Context & self, int32_t i) { return copy_row(self.logits(i), size_t(self.n_vocab())); }, "i"_a,
-            nb::sig("def logits(self, i: int) -> numpy.typing.NDArray[numpy.float32]"),
+            [](Context & self, int32_t i) {
+                Context::Lease lease(self);
+                return copy_row(self.logits_leased(i), size_t(self.n_vocab()));
+            },
+            "i"_a, nb::sig("def logits(self, i: int) -> numpy.typing.NDArray[numpy.float32]"),
             "A copy of the logits of batch index `i` of the last decode: float32, shape (n_vocab,).\n\n"
             "Raises:\n    InvalidBatchError: that token was no output.")
         .def(
             "logits_view",
             [](nb::handle_t<Context> self, int32_t i) {
                 auto & context = nb::cast<Context &>(self);
-                return FloatView(context.logits(i), {size_t(context.n_vocab())}, self);
+                Context::Lease lease(context);
+                return FloatView(context.logits_leased(i), {size_t(context.n_vocab())}, self);
             },
             "i"_a, nb::sig("def logits_view(self, i: int) -> numpy.typing.NDArray[numpy.float32]"),
             "The same without a copy, read-only. It shows llama.cpp's own buffer: valid until the next decode, encode or close() of\n"
@@ -144,19 +154,26 @@ void bind_compute(nb::class_<Context> & c) {
         .def(
             "all_logits", &all_logits, nb::sig("def all_logits(self) -> numpy.typing.NDArray[numpy.float32]"),
             "A copy of all outputs of the last decode: float32, shape (n_outputs, n_vocab), in the order of `outputs`.")
-        .def_prop_ro("outputs", &Context::outputs,
-                     "Batch indices of the last batch that have logits, ascending.")
+        .def_prop_ro(
+            "outputs",
+            [](Context & self) {
+                Context::Lease lease(self);
+                return self.outputs_leased();
+            },
+            "Batch indices of the last batch that have logits, ascending.")
         .def(
             "embeddings",
-            [](Context & self, int32_t i) { return copy_row(self.embeddings(i), size_t(self.n_embd())); },
+            [](Context & self, int32_t i) {
+                Context::Lease lease(self);
+                return copy_row(self.embeddings_leased(i), size_t(self.n_embd()));
+            },
             "i"_a, nb::sig("def embeddings(self, i: int) -> numpy.typing.NDArray[numpy.float32]"),
             "A copy of the embedding of batch index `i`: float32, shape (n_embd,). Needs embeddings=True.")
         .def(
             "sequence_embedding",
             [](Context & self, int32_t seq_id) {
-                const bool rank = self.pooling() == LLAMA_POOLING_TYPE_RANK;
-                const size_t n = rank ? llama_model_n_cls_out(self.model().get()) : size_t(self.n_embd());
-                return copy_row(self.embeddings_of_sequence(seq_id), n);
+                Context::Lease lease(self);
+                return copy_row(self.sequence_embedding_leased(seq_id), size_t(self.n_pooled_leased()));
             },
             "seq_id"_a,
             nb::sig("def sequence_embedding(self, seq_id: int) -> numpy.typing.NDArray[numpy.float32]"),

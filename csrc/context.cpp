@@ -3,9 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
+#include <cmath>
 #include <map>
-#include <sstream>
+#include <mutex>
+#include <numeric>
 
 #include "native_log.h"
 
@@ -45,32 +46,12 @@ enum llama_pooling_type pooling_type(const std::string & name) {
     return found->second;
 }
 
-// Bytes the system can still give without swapping; 0 where that cannot be read.
-uint64_t available_memory() {
-    std::ifstream file("/proc/meminfo");
-    std::string line;
-    while (std::getline(file, line)) {
-        if (line.rfind("MemAvailable:", 0) == 0) {
-            std::istringstream words(line.substr(13));
-            uint64_t kib = 0;
-            words >> kib;
-            return kib * 1024;
-        }
-    }
-    return 0;
-}
-
-int64_t metadata_int(const llama_model * model, const std::string & key, int64_t otherwise) {
-    char buffer[64];
-    if (llama_model_meta_val_str(model, key.c_str(), buffer, sizeof(buffer)) < 0) {
-        return otherwise;
-    }
-    return std::atoll(buffer);
-}
-
 } // namespace
 
 LoraAdapter::LoraAdapter(const Model & model, const std::string & path) : model_(model.handle()) {
+    // Loading adds to the model's list of adapters, which has no lock.
+    static std::mutex one_at_a_time;
+    std::lock_guard<std::mutex> lock(one_at_a_time);
     LogCapture log;
     adapter_ = llama_adapter_lora_init(model_.get(), path.c_str());
     if (adapter_ == nullptr) {
@@ -78,10 +59,9 @@ LoraAdapter::LoraAdapter(const Model & model, const std::string & path) : model_
     }
 }
 
-Context::Lease::Lease(Context & context) : lock_(context.busy_, std::try_to_lock) {
-    if (!lock_.owns_lock()) {
-        throw Error("ContextBusyError",
-                    "this context is in use by another thread; give each thread its own, or take turns");
+Context::Lease::Lease(Context & context, bool may_be_closed) : turn_(context.busy_, "context") {
+    if (may_be_closed) {
+        return;
     }
     if (!context.ctx_) {
         throw Error("ClosedError", "the context is closed");
@@ -125,7 +105,12 @@ Context::Context(const Model & model, const ContextOptions & options)
     params.n_batch = options.n_batch;
     params.n_ubatch = options.n_ubatch == 0 ? options.n_batch : std::min(options.n_ubatch, options.n_batch);
     params.n_seq_max = options.n_seq_max;
-    params.n_outputs_max = options.n_outputs_max;
+    n_outputs_max_ = options.n_outputs_max == 0 ? options.n_batch : options.n_outputs_max;
+    params.n_outputs_max = std::max(n_outputs_max_, options.n_seq_max); // it asserts one for each sequence
+    if (options.embeddings) {
+        params.n_ubatch = embedding_ubatch(params);
+        params.n_outputs_max = std::max(params.n_outputs_max, params.n_ubatch);
+    }
     params.flash_attn_type = options.flash_attention < 0    ? LLAMA_FLASH_ATTN_TYPE_AUTO
                              : options.flash_attention == 0 ? LLAMA_FLASH_ATTN_TYPE_DISABLED
                                                             : LLAMA_FLASH_ATTN_TYPE_ENABLED;
@@ -144,6 +129,11 @@ Context::Context(const Model & model, const ContextOptions & options)
     n_threads_batch_ = options.n_threads_batch == 0 ? n_threads_ : options.n_threads_batch;
     params.n_threads = n_threads_;
     params.n_threads_batch = n_threads_batch_;
+    const bool has_encoder = llama_model_has_encoder(model_.get());
+    if (has_encoder && !options.kv_unified && options.n_seq_max > 1) {
+        throw Error("ContextCreateError",
+                    "an encoder-decoder model needs kv_unified=True for more than one sequence");
+    }
     check_memory_fits(params);
 
     LogCapture log;
@@ -152,26 +142,33 @@ Context::Context(const Model & model, const ContextOptions & options)
         throw Error("ContextCreateError", "llama.cpp refuses this context: " + log.tail("it gave no reason"));
     }
     n_ctx_ = llama_n_ctx(ctx_.get());
-    n_ctx_seq_ = llama_n_ctx_seq(ctx_.get());
+    const std::string arch = architecture(model_.get());
+    const bool learned_positions = arch == "bert" || arch == "gpt2" || arch == "starcoder" || arch == "mpt";
+    position_limit_ = learned_positions ? llama_model_n_ctx_train(model_.get()) : INT32_MAX;
+    n_ctx_seq_ = std::min(llama_n_ctx_seq(ctx_.get()), uint32_t(position_limit_));
     n_batch_ = llama_n_batch(ctx_.get());
     n_ubatch_ = llama_n_ubatch(ctx_.get());
     n_seq_max_ = llama_n_seq_max(ctx_.get());
     n_vocab_ = llama_vocab_n_tokens(vocab());
+    n_embd_ = llama_model_n_embd_out(model_.get());
+    causal_ = metadata_text(model_.get(), arch + ".attention.causal") != "false";
     next_pos_.assign(n_seq_max_, -1);
+    last_index_.assign(n_seq_max_, -1);
     attach_threads(n_threads_, n_threads_batch_);
     batch_.reset(llama_batch_ext_init(ctx_.get()));
 }
 
 Context::~Context() {
-    close();
+    free_all();
 }
 
 void Context::close() {
-    std::unique_lock<std::mutex> lock(busy_, std::try_to_lock);
-    if (!lock.owns_lock()) {
-        throw Error("ContextBusyError",
-                    "the context is in use by another thread; abort() it and wait before close()");
-    }
+    Lease lease(*this, true);
+    free_all();
+}
+
+void Context::free_all() noexcept {
+    outputs_.clear();
     if (pid_ != getpid()) {
         // Its threads did not survive the fork; freeing would wait for them. The child leaks it.
         (void)batch_.release();
@@ -182,38 +179,7 @@ void Context::close() {
     batch_.reset();
     ctx_.reset();
     pool_.reset();
-}
-
-// An over-committing kernel grants any KV cache and kills the process while it is zeroed, so a bound is checked first.
-void Context::check_memory_fits(const llama_context_params & params) const {
-    const llama_model * model = model_.get();
-    const uint64_t n_ctx = params.n_ctx == 0 ? uint64_t(llama_model_n_ctx_train(model)) : params.n_ctx;
-    if (n_ctx > (1ULL << 31) - 1) {
-        throw Error("ContextCreateError",
-                    format("n_ctx is %llu; it must be below 2^31", (unsigned long long)n_ctx));
-    }
-    char arch[64] = "";
-    llama_model_meta_val_str(model, "general.architecture", arch, sizeof(arch));
-    const int64_t n_head = std::max(1, llama_model_n_head(model));
-    const int64_t head_size = llama_model_n_embd(model) / n_head;
-    const int64_t size_k = metadata_int(model, std::string(arch) + ".attention.key_length", head_size);
-    const int64_t size_v = metadata_int(model, std::string(arch) + ".attention.value_length", head_size);
-    const double per_token = double(llama_model_n_layer(model)) * std::max(1, llama_model_n_head_kv(model)) *
-                             (double(size_k) * ggml_type_size(params.type_k) / ggml_blck_size(params.type_k) +
-                              double(size_v) * ggml_type_size(params.type_v) / ggml_blck_size(params.type_v));
-    // Few layers of a hybrid keep a KV cache, none of a recurrent model's do.
-    const double share = llama_model_is_recurrent(model) ? 0.0 : llama_model_is_hybrid(model) ? 0.125 : 1.0;
-    const double rows = double(std::max(params.n_outputs_max, params.n_seq_max)) *
-                        llama_vocab_n_tokens(llama_model_get_vocab(model)) * 4;
-    const double needed = per_token * double(n_ctx) * share + rows;
-    const uint64_t available = available_memory();
-    if (available > 0 && needed > double(available)) {
-        throw Error(
-            "ContextCreateError",
-            format(
-                "a context of %llu tokens needs about %.1f GiB and %.1f GiB are free; ask for fewer tokens",
-                (unsigned long long)n_ctx, needed / (1ULL << 30), double(available) / (1ULL << 30)));
-    }
+    model_.reset();
 }
 
 void Context::attach_threads(int32_t n_threads, int32_t n_threads_batch) {
@@ -256,20 +222,28 @@ void Context::check_seq(int32_t seq_id) const {
 
 // Checks the batch against every rule llama.cpp would abort on or answer with a bare -1, and fills batch_.
 void Context::prepare(const Batch & batch, bool encode) {
-    const uint32_t limit = encode || !causal_ ? n_ubatch_ : n_batch_;
+    llama_memory_t memory = llama_get_memory(ctx_.get());
+    const bool has_encoder = llama_model_has_encoder(model_.get());
+    if (encode && memory != nullptr && !has_encoder) {
+        throw Error("InvalidBatchError", "this model has no encoder; use decode()");
+    }
+    if (!encode && memory == nullptr) {
+        throw Error("InvalidBatchError", "this model has no decoder; use encode()");
+    }
+    if (!encode && has_encoder && !encoded_) {
+        throw Error("InvalidBatchError",
+                    "this model's decoder needs the output of its encoder; use encode() first");
+    }
+    const bool pooled = options_.embeddings && llama_pooling_type(ctx_.get()) != LLAMA_POOLING_TYPE_NONE;
+    const uint32_t limit = encode || !causal_ || pooled ? n_ubatch_ : n_batch_; // pooling sees one ubatch
     if (batch.n < 1 || batch.n > limit) {
         throw Error("InvalidBatchError",
                     format("the batch has %zu tokens; this context takes 1 to %u", batch.n, limit), "tokens");
     }
-    llama_memory_t memory = llama_get_memory(ctx_.get());
     const enum llama_rope_type rope = llama_model_rope_type(model_.get());
-    const bool may_jump =
-        rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE || memory == nullptr;
-    std::vector<int32_t> last_index; // per sequence seen, its last batch index
-    std::vector<int32_t> seen;
+    const bool may_jump = rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE || encode;
     llama_batch_ext_clear(batch_.get());
     std::fill(next_pos_.begin(), next_pos_.end(), -1);
-    last_index.assign(n_seq_max_, -1);
     for (size_t i = 0; i < batch.n; i++) {
         const int32_t token = batch.tokens[i];
         const int32_t seq_id = batch.seq_ids == nullptr ? 0 : batch.seq_ids[i];
@@ -281,8 +255,7 @@ void Context::prepare(const Batch & batch, bool encode) {
         check_seq(seq_id);
         int32_t & next = next_pos_[size_t(seq_id)];
         if (next < 0) {
-            next = memory == nullptr ? 0 : llama_memory_seq_pos_max(memory, seq_id) + 1;
-            seen.push_back(seq_id);
+            next = encode ? 0 : llama_memory_seq_pos_max(memory, seq_id) + 1;
         }
         const llama_pos position = batch.positions == nullptr ? next : batch.positions[i];
         if (position != next && !(may_jump && position > next)) {
@@ -291,8 +264,15 @@ void Context::prepare(const Batch & batch, bool encode) {
                                seq_id, position, next),
                         "positions");
         }
+        if (position >= position_limit_) {
+            throw Error(
+                "InvalidBatchError",
+                format("token %zu of sequence %d has position %d; this model has positions 0 to %d only", i,
+                       seq_id, position, position_limit_ - 1),
+                "positions");
+        }
         next = position + 1;
-        last_index[size_t(seq_id)] = int32_t(i);
+        last_index_[size_t(seq_id)] = int32_t(i);
         const int32_t index = llama_batch_ext_add_token(batch_.get(), seq_id, token);
         if (index != int32_t(i)) {
             throw Error("InvalidBatchError",
@@ -301,10 +281,11 @@ void Context::prepare(const Batch & batch, bool encode) {
         llama_batch_ext_set_pos(batch_.get(), index, &position);
     }
     outputs_.clear();
-    generation_++;
     if (batch.outputs == nullptr) {
-        for (const int32_t seq_id : seen) {
-            outputs_.push_back(last_index[size_t(seq_id)]);
+        for (size_t seq_id = 0; seq_id < n_seq_max_; seq_id++) {
+            if (next_pos_[seq_id] >= 0) {
+                outputs_.push_back(last_index_[seq_id]);
+            }
         }
         std::sort(outputs_.begin(), outputs_.end());
     } else {
@@ -314,25 +295,38 @@ void Context::prepare(const Batch & batch, bool encode) {
             }
         }
     }
-    const uint32_t outputs_max = options_.n_outputs_max == 0 ? n_batch_ : options_.n_outputs_max;
-    if (outputs_.size() > outputs_max || (options_.embeddings && batch.n > outputs_max)) {
-        throw Error("InvalidBatchError",
-                    format("the batch asks for %zu outputs; this context gives at most %u",
-                           options_.embeddings ? batch.n : outputs_.size(), outputs_max),
-                    "outputs");
-    }
-    size_t next_output = 0;
-    for (size_t i = 0; i < batch.n; i++) {
-        const bool wanted = next_output < outputs_.size() && outputs_[next_output] == int32_t(i);
-        next_output += wanted ? 1 : 0;
-        llama_batch_ext_set_output_logits(batch_.get(), int32_t(i), wanted || options_.embeddings);
-    }
-    if (options_.embeddings) {
+    if (options_.embeddings || encode) { // llama.cpp gives every token then
         outputs_.resize(batch.n);
-        for (size_t i = 0; i < batch.n; i++) {
-            outputs_[i] = int32_t(i);
-        }
+        std::iota(outputs_.begin(), outputs_.end(), 0);
     }
+    if (outputs_.size() > n_outputs_max_) {
+        const size_t n = outputs_.size();
+        outputs_.clear();
+        throw Error(
+            "InvalidBatchError",
+            format("the batch asks for %zu outputs; this context gives at most %u", n, n_outputs_max_),
+            "outputs");
+    }
+    for (const int32_t i : outputs_) {
+        llama_batch_ext_set_output_logits(batch_.get(), i, true);
+    }
+}
+
+int32_t Context::process(enum llama_process_type type) {
+    abort_.store(false, std::memory_order_relaxed);
+    last_poll_ = std::chrono::steady_clock::now();
+    int32_t code = -1;
+    try {
+        code = guarded("ComputeError", "llama.cpp failed",
+                       [&] { return llama_process(ctx_.get(), type, batch_.get()); });
+    } catch (...) {
+        outputs_.clear();
+        throw;
+    }
+    if (code != 0) {
+        outputs_.clear();
+    }
+    return code;
 }
 
 void Context::decode(const Batch & batch) {
@@ -341,27 +335,12 @@ void Context::decode(const Batch & batch) {
 }
 
 void Context::decode_leased(const Batch & batch) {
-    if (!llama_model_has_decoder(model_.get()) || llama_get_memory(ctx_.get()) == nullptr) {
-        throw Error("InvalidBatchError", "this model has no decoder; use encode()");
-    }
     prepare(batch, false);
-    abort_.store(false, std::memory_order_relaxed);
-    last_poll_ = std::chrono::steady_clock::now();
-    int32_t code = 0;
     LogCapture log;
-    try {
-        code = llama_process(ctx_.get(), LLAMA_PROCESS_TYPE_DECODE, batch_.get());
-    } catch (const std::bad_alloc &) {
-        outputs_.clear();
-        throw;
-    } catch (const std::exception & e) {
-        outputs_.clear();
-        throw Error("ComputeError", std::string("llama.cpp failed: ") + e.what());
-    }
+    const int32_t code = process(LLAMA_PROCESS_TYPE_DECODE);
     if (code == 0) {
         return;
     }
-    outputs_.clear();
     if (code == 1) {
         throw Error(
             "NoKVSlotError",
@@ -383,22 +362,13 @@ void Context::decode_leased(const Batch & batch) {
 void Context::encode(const Batch & batch) {
     Lease lease(*this);
     prepare(batch, true);
-    abort_.store(false, std::memory_order_relaxed);
-    last_poll_ = std::chrono::steady_clock::now();
     LogCapture log;
-    int32_t code = 0;
-    try {
-        code = llama_process(ctx_.get(), LLAMA_PROCESS_TYPE_ENCODE, batch_.get());
-    } catch (const std::bad_alloc &) {
-        throw;
-    } catch (const std::exception & e) {
-        throw Error("ComputeError", std::string("llama.cpp failed: ") + e.what());
-    }
+    const int32_t code = process(LLAMA_PROCESS_TYPE_ENCODE);
+    encoded_ = encoded_ || code == 0;
     if (code == 2) {
         throw Error("DecodeAborted", "the encode was aborted");
     }
     if (code != 0) {
-        outputs_.clear();
         throw Error("ComputeError",
                     format("encode failed with code %d: ", code) + log.tail("llama.cpp gave no reason"));
     }
@@ -423,13 +393,7 @@ float * Context::logits_leased(int32_t i) {
     return row;
 }
 
-float * Context::logits(int32_t i) {
-    Lease lease(*this);
-    return logits_leased(i);
-}
-
-float * Context::embeddings(int32_t i) {
-    Lease lease(*this);
+float * Context::embeddings_leased(int32_t i) {
     check_output(i);
     float * row = options_.embeddings ? llama_get_embeddings_ith(ctx_.get(), i) : nullptr;
     if (row == nullptr) {
@@ -439,8 +403,7 @@ float * Context::embeddings(int32_t i) {
     return row;
 }
 
-float * Context::embeddings_of_sequence(int32_t seq_id) {
-    Lease lease(*this);
+float * Context::sequence_embedding_leased(int32_t seq_id) {
     check_seq(seq_id);
     float * row = options_.embeddings ? llama_get_embeddings_seq(ctx_.get(), seq_id) : nullptr;
     if (row == nullptr) {
@@ -454,8 +417,10 @@ float * Context::embeddings_of_sequence(int32_t seq_id) {
     return row;
 }
 
-int32_t Context::n_embd() const {
-    return llama_model_n_embd_out(model_.get());
+int32_t Context::n_pooled_leased() const {
+    return llama_pooling_type(ctx_.get()) == LLAMA_POOLING_TYPE_RANK
+               ? int32_t(llama_model_n_cls_out(model_.get()))
+               : n_embd_;
 }
 
 void Context::set_threads(int32_t n_threads, int32_t n_threads_batch) {
@@ -474,6 +439,12 @@ void Context::set_lora(const std::vector<std::pair<const LoraAdapter *, float>> 
     std::vector<llama_adapter_lora *> handles;
     std::vector<float> scales;
     for (const auto & [adapter, scale] : adapters) {
+        if (adapter == nullptr || !std::isfinite(scale)) {
+            throw Error("InvalidRequestError",
+                        format("adapters must be (LoraAdapter, scale) pairs with a finite scale, not %f",
+                               double(scale)),
+                        "adapters");
+        }
         if (adapter->model() != model_) {
             throw Error("InvalidRequestError", "the LoRA adapter belongs to another model than this context");
         }
@@ -482,8 +453,10 @@ void Context::set_lora(const std::vector<std::pair<const LoraAdapter *, float>> 
     }
     llama_adapter_lora * none = nullptr;
     float unused = 0;
-    llama_set_adapters_lora(ctx_.get(), handles.empty() ? &none : handles.data(), handles.size(),
-                            scales.empty() ? &unused : scales.data());
+    guarded("ComputeError", "llama.cpp cannot apply the adapters", [&] {
+        return llama_set_adapters_lora(ctx_.get(), handles.empty() ? &none : handles.data(), handles.size(),
+                                       scales.empty() ? &unused : scales.data());
+    });
 }
 
 void Context::set_causal(bool causal) {

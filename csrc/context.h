@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +16,7 @@
 #include "ggml-cpu.h"
 #include "llama.h"
 #include "model.h"
+#include "turn.h"
 
 namespace slipstream {
 
@@ -38,7 +38,7 @@ struct ContextOptions {
     bool offload_kqv = true;
     float rope_freq_base = 0;
     float rope_freq_scale = 0;
-    int32_t poll = 1; // how long idle workers spin before they sleep, 0 to 100, about 2 ms each
+    int32_t poll = 50; // how long idle workers spin before they sleep, 0 to 100, about 2 ms each
 };
 
 // A batch: `n` tokens, each with a position and a sequence, and whether its logits are wanted.
@@ -65,8 +65,11 @@ class LoraAdapter {
 
 class Context {
   public:
+    static constexpr int32_t MAX_POSITION = INT32_MAX / 2; // far from overflow in whatever adds to one
+
     Context(const Model & model, const ContextOptions & options);
     ~Context();
+    // Frees everything, its hold on the model included. Idempotent. Throws ContextBusyError.
     void close();
 
     // --- compute -----------------------------------------------------------------------------------------------
@@ -77,18 +80,20 @@ class Context {
     // tokens do not stop it. The shortest way to do that with llama.cpp: the floor under engine benchmarks.
     std::vector<int32_t> greedy_loop(int32_t token, int32_t n);
     // Encoder of encoder-decoder models, or embeddings of models without memory. All tokens in one ubatch.
+    // Throws as decode().
     void encode(const Batch & batch);
     // Stops a running decode between graph nodes (CPU backend). Any thread; nothing happens if none runs.
     void abort() { abort_.store(true, std::memory_order_relaxed); }
 
-    // --- results; valid until the next decode, encode or close --------------------------------------------------
+    // --- results; valid until the next decode, encode or close. The caller holds a Lease ------------------------
     // Row of the token at batch index i, n_vocab floats. Throws InvalidBatchError if it was no output.
-    float * logits(int32_t i);
-    float * embeddings(int32_t i);
-    float * embeddings_of_sequence(int32_t seq_id);
+    float * logits_leased(int32_t i);
+    float * embeddings_leased(int32_t i); // n_embd() floats
+    float * sequence_embedding_leased(int32_t seq_id);
+    // Floats of a pooled embedding; with rank pooling, its scores.
+    int32_t n_pooled_leased() const;
     // Batch indices of the outputs of the last batch, ascending.
-    const std::vector<int32_t> & outputs() const { return outputs_; }
-    uint64_t generation() const { return generation_; }
+    const std::vector<int32_t> & outputs_leased() const { return outputs_; }
 
     // --- memory ---------------------------------------------------------------------------------------------------
     void memory_clear(bool data);
@@ -118,36 +123,42 @@ class Context {
     int32_t n_threads() const { return n_threads_; }
     int32_t n_threads_batch() const { return n_threads_batch_; }
     int32_t n_vocab() const { return n_vocab_; }
-    int32_t n_embd() const;
-    enum llama_pooling_type pooling() const { return ::llama_pooling_type(ctx_.get()); }
+    int32_t n_embd() const { return n_embd_; }
+    // Under a Lease: close() lets go of the model.
     const std::shared_ptr<llama_model> & model() const { return model_; }
     const llama_vocab * vocab() const { return llama_model_get_vocab(model_.get()); }
 
     // Called every 50 ms during a decode, on the thread that decodes; true stops it. For Ctrl-C.
     void set_interrupt_check(std::function<bool()> check) { interrupt_check_ = std::move(check); }
 
-    // Takes the context for one call. Throws ClosedError or ContextBusyError. Re-entrant use is busy, too.
+    // Takes the context for one call. Throws ContextBusyError (re-entrant use is busy, too), and ClosedError unless
+    // a closed context will do.
     class Lease {
       public:
-        explicit Lease(Context & context);
+        explicit Lease(Context & context, bool may_be_closed = false);
 
       private:
-        std::unique_lock<std::mutex> lock_;
+        Turn turn_;
     };
 
     // decode() for a caller that already holds a Lease.
     void decode_leased(const Batch & batch);
     bool seq_rm_leased(int32_t seq_id, int32_t p0, int32_t p1);
-    float * logits_leased(int32_t i);
     void check_seq(int32_t seq_id) const;
 
   private:
     static bool on_abort_poll(void * self);
+    void free_all() noexcept;
+    bool can_shift_leased() const;
     void prepare(const Batch & batch, bool encode);
+    // llama_process; its exceptions become a ComputeError. No outputs are left unless it gives 0.
+    int32_t process(enum llama_process_type type);
+    uint32_t embedding_ubatch(const llama_context_params & params) const;
     void check_memory_fits(const llama_context_params & params) const;
     void attach_threads(int32_t n_threads, int32_t n_threads_batch);
     void check_output(int32_t i) const;
     uint64_t layout() const;
+    void check_tokens(const std::vector<int32_t> & tokens, const char * kind) const;
 
     std::shared_ptr<llama_model> model_;
     uint64_t fingerprint_;
@@ -156,16 +167,19 @@ class Context {
     std::unique_ptr<llama_batch_ext, void (*)(llama_batch_ext *)> batch_;
     std::unique_ptr<ggml_threadpool, void (*)(ggml_threadpool *)> pool_;
     pid_t pid_;
-    std::mutex busy_;
+    Busy busy_;
     std::atomic<bool> abort_{false};
     std::function<bool()> interrupt_check_;
     std::chrono::steady_clock::time_point last_poll_;
     std::vector<int32_t> outputs_;
-    std::vector<int32_t> next_pos_; // per sequence, scratch of prepare()
-    uint64_t generation_ = 0;
+    // Per sequence, scratch of prepare(): its next position, -1 if it is not in the batch; its last batch index.
+    std::vector<int32_t> next_pos_, last_index_;
+    uint32_t n_outputs_max_ = 0;
     uint32_t n_ctx_ = 0, n_ctx_seq_ = 0, n_batch_ = 0, n_ubatch_ = 0, n_seq_max_ = 0;
-    int32_t n_threads_ = 0, n_threads_batch_ = 0, n_vocab_ = 0;
+    int32_t n_threads_ = 0, n_threads_batch_ = 0, n_vocab_ = 0, n_embd_ = 0;
+    int32_t position_limit_ = 0; // of learned position embeddings, INT32_MAX otherwise
     bool causal_ = true;
+    bool encoded_ = false; // an encoder has run, which its decoder asserts
 };
 
 // Physical cores this process may run on, at least 1.

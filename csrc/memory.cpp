@@ -1,4 +1,6 @@
 // The KV cache operations of a context, each with the checks llama.cpp answers with abort().
+#include <algorithm>
+
 #include "context.h"
 
 namespace slipstream {
@@ -43,7 +45,8 @@ void Context::seq_cp(int32_t from, int32_t to, int32_t p0, int32_t p1) {
         throw Error("InvalidRequestError",
                     format("sequence %d is not empty; remove it before copying into it", to), "to");
     }
-    llama_memory_seq_cp(memory, from, to, p0, p1);
+    // Open ends for the whole: between the caches of separate sequences, llama.cpp asserts them.
+    llama_memory_seq_cp(memory, from, to, whole ? -1 : p0, whole ? -1 : p1);
 }
 
 void Context::seq_keep(int32_t seq_id) {
@@ -58,13 +61,15 @@ void Context::seq_add(int32_t seq_id, int32_t p0, int32_t p1, int32_t delta) {
     Lease lease(*this);
     check_seq(seq_id);
     llama_memory_t memory = llama_get_memory(ctx_.get());
-    if (memory == nullptr || !llama_memory_can_shift(memory)) {
-        throw Error("InvalidRequestError", "this model's memory cannot shift positions");
+    if (!can_shift_leased()) {
+        throw Error(
+            "InvalidRequestError",
+            "this memory cannot shift positions: the model's kind cannot, or type_k is neither f16 nor f32");
     }
     const llama_pos first = llama_memory_seq_pos_min(memory, seq_id);
     const llama_pos start = std::max(p0, std::max(first, 0));
     if (first >= 0 && (int64_t(start) + delta < 0 ||
-                       int64_t(llama_memory_seq_pos_max(memory, seq_id)) + delta > INT32_MAX / 2)) {
+                       int64_t(llama_memory_seq_pos_max(memory, seq_id)) + delta > MAX_POSITION)) {
         throw Error("InvalidRequestError",
                     format("shifting by %d would move position %d below 0 or too far", delta, start),
                     "delta");
@@ -88,8 +93,15 @@ int32_t Context::seq_pos_max(int32_t seq_id) {
 
 bool Context::can_shift() {
     Lease lease(*this);
+    return can_shift_leased();
+}
+
+// llama.cpp says yes for other key types, too, and then dies on bf16 and on quantized heads of a size not a multiple
+// of 64.
+bool Context::can_shift_leased() const {
     llama_memory_t memory = llama_get_memory(ctx_.get());
-    return memory != nullptr && llama_memory_can_shift(memory);
+    const bool plain = options_.type_k == "f16" || options_.type_k == "f32";
+    return memory != nullptr && plain && llama_memory_can_shift(memory);
 }
 
 } // namespace slipstream

@@ -49,9 +49,19 @@ uint64_t Context::layout() const {
     return checksum(text.data(), text.size());
 }
 
+void Context::check_tokens(const std::vector<int32_t> & tokens, const char * kind) const {
+    for (const int32_t token : tokens) {
+        if (token < 0 || token >= n_vocab_) {
+            throw Error(kind, format("token id %d is not in the vocabulary: 0 to %d", token, n_vocab_ - 1),
+                        "tokens");
+        }
+    }
+}
+
 std::string Context::state_save(int32_t seq_id, const std::vector<int32_t> & tokens) {
     Lease lease(*this);
     check_seq(seq_id);
+    check_tokens(tokens, "InvalidRequestError");
     const size_t n_token_bytes = tokens.size() * sizeof(int32_t);
     const size_t n_payload = llama_state_seq_get_size(ctx_.get(), seq_id);
     std::string state(sizeof(Header) + n_token_bytes + n_payload, '\0');
@@ -101,19 +111,23 @@ std::vector<int32_t> Context::state_load(const char * data, size_t size, int32_t
         checksum(body, size - sizeof(header)) != header.checksum) {
         throw Error("StateError", "the state is cut or damaged");
     }
+    std::vector<int32_t> tokens(header.n_tokens);
+    std::memcpy(tokens.data(), body, n_token_bytes);
+    check_tokens(tokens, "StateError");
     llama_memory_t memory = llama_get_memory(ctx_.get());
     llama_memory_seq_rm(memory, seq_id, -1, -1);
     LogCapture log;
     const size_t n_read =
         llama_state_seq_set_data(ctx_.get(), reinterpret_cast<const uint8_t *>(body + n_token_bytes),
                                  size_t(header.n_payload), seq_id);
-    if (n_read == 0) {
+    // A checksum is no signature: positions that a decode could not have made would overflow the next one's.
+    const bool sane = llama_memory_seq_pos_max(memory, seq_id) <= MAX_POSITION &&
+                      llama_memory_seq_pos_min(memory, seq_id) >= -1;
+    if (n_read != header.n_payload || !sane) {
         llama_memory_seq_rm(memory, seq_id, -1, -1);
         throw Error("StateError",
                     "the state does not fit this context: " + log.tail("is its n_ctx large enough?"));
     }
-    std::vector<int32_t> tokens(header.n_tokens);
-    std::memcpy(tokens.data(), body, n_token_bytes);
     return tokens;
 }
 
