@@ -58,6 +58,13 @@ void bind_sampler(nb::module_ & m) {
             [](Sampler & self, Context & context, int32_t i) {
                 nb::gil_scoped_release release;
                 Context::Lease lease(context);
+                Turn turn(self.busy(), "sampler");
+                if (context.n_vocab() != self.n_vocab()) {
+                    throw Error("InvalidRequestError",
+                                format("the context's model has %d tokens, the sampler's %d",
+                                       context.n_vocab(), self.n_vocab()),
+                                "context");
+                }
                 return self.sample(context.logits_leased(i));
             },
             "context"_a, "i"_a,
@@ -73,16 +80,44 @@ void bind_sampler(nb::module_ & m) {
                 }
                 std::vector<float> copy(logits.data(), logits.data() + logits.shape(0));
                 nb::gil_scoped_release release;
+                Turn turn(self.busy(), "sampler");
                 return self.sample(copy.data());
             },
             "logits"_a, "Pick a token from float32 logits of shape (n_vocab,). Does not accept it.")
-        .def("accept", &Sampler::accept, "token"_a,
-             "Tell penalties, DRY and the grammar that this token came next.")
-        .def("accept_prompt", &Sampler::accept_prompt, "tokens"_a,
-             "The same for a prompt, which the grammar does not see.")
-        .def("reset", &Sampler::reset, "Back to the state after construction, the seed included.")
-        .def("clone", &Sampler::clone, "A copy with all its state.")
-        .def_prop_ro("params", &Sampler::params);
+        .def(
+            "accept",
+            [](Sampler & self, int32_t token) {
+                Turn turn(self.busy(), "sampler");
+                self.accept(token);
+            },
+            "token"_a,
+            "Tell penalties, DRY and the grammar that this token came next.\n\n"
+            "Raises:\n"
+            "    GrammarError: the grammar does not allow it here.\n"
+            "    InvalidRequestError: it is not in the vocabulary. Nothing has changed in either case.")
+        .def(
+            "accept_prompt",
+            [](Sampler & self, const std::vector<int32_t> & tokens) {
+                Turn turn(self.busy(), "sampler");
+                self.accept_prompt(tokens);
+            },
+            "tokens"_a, "The same for a prompt, which the grammar does not see.")
+        .def(
+            "reset",
+            [](Sampler & self) {
+                Turn turn(self.busy(), "sampler");
+                self.reset();
+            },
+            "Back to the state after construction, the seed included.")
+        .def(
+            "clone",
+            [](Sampler & self) {
+                Turn turn(self.busy(), "sampler");
+                return self.clone();
+            },
+            "A copy with all its state.")
+        // A copy: what this holds has been checked.
+        .def_prop_ro("params", [](const Sampler & self) { return SamplerParams(self.params()); });
 }
 
 } // namespace slipstream

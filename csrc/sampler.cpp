@@ -5,12 +5,14 @@
 #include <limits>
 
 #include "errors.h"
+#include "grammar.h"
 
 namespace slipstream {
 
 namespace {
 
-constexpr float NEG_INF = -std::numeric_limits<float>::infinity();
+constexpr float INF = std::numeric_limits<float>::infinity();
+constexpr float NEG_INF = -INF;
 
 bool better(const Candidate & a, const Candidate & b) {
     return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
@@ -24,26 +26,17 @@ Sampler::Sampler(std::shared_ptr<llama_model> model, const SamplerParams & param
       n_vocab_(llama_vocab_n_tokens(vocab_)),
       params_(params),
       random_(params.seed) {
-    for (const auto & [token, bias] : params_.logit_bias) {
-        if (token < 0 || token >= n_vocab_ || std::isnan(bias)) {
-            throw Error("InvalidRequestError",
-                        format("logit_bias for token %d (%f): the vocabulary has tokens 0 to %d", token,
-                               double(bias), n_vocab_ - 1),
-                        "logit_bias");
-        }
-    }
+    check_params();
     // The model's own list of tokens it must never produce.
     int32_t n_suppressed = 0;
     const llama_token * suppressed = llama_vocab_get_suppress_tokens(vocab_, &n_suppressed);
     for (int32_t i = 0; i < n_suppressed; i++) {
-        params_.logit_bias.emplace_back(suppressed[i], NEG_INF);
+        if (suppressed[i] >= 0 && suppressed[i] < n_vocab_) {
+            params_.logit_bias.emplace_back(suppressed[i], NEG_INF);
+        }
     }
     if (!params_.grammar.empty()) {
-        grammar_.reset(llama_sampler_init_grammar(vocab_, params_.grammar.c_str(), "root"));
-        if (!grammar_) {
-            throw Error("GrammarError", "the grammar does not parse as GBNF with a rule named root",
-                        "grammar");
-        }
+        grammar_.reset(parse_grammar(vocab_, params_.grammar));
     }
     const bool greedy = params_.temperature <= 0.0f;
     const bool own = params_.dry_multiplier <= 0.0f &&
@@ -72,6 +65,54 @@ Sampler::Sampler(const Sampler & other)
 
 std::unique_ptr<Sampler> Sampler::clone() const {
     return std::unique_ptr<Sampler>(new Sampler(*this));
+}
+
+void Sampler::check_params() const {
+    const SamplerParams & p = params_;
+    const std::pair<const char *, float> numbers[] = {
+        {"temperature", p.temperature},
+        {"top_p", p.top_p},
+        {"min_p", p.min_p},
+        {"typical_p", p.typical_p},
+        {"top_n_sigma", p.top_n_sigma},
+        {"xtc_probability", p.xtc_probability},
+        {"xtc_threshold", p.xtc_threshold},
+        {"dry_multiplier", p.dry_multiplier},
+        {"dry_base", p.dry_base},
+        {"repeat_penalty", p.repeat_penalty},
+        {"presence_penalty", p.presence_penalty},
+        {"frequency_penalty", p.frequency_penalty},
+        {"mirostat_tau", p.mirostat_tau},
+        {"mirostat_eta", p.mirostat_eta},
+    };
+    for (const auto & [name, value] : numbers) {
+        if (!std::isfinite(value)) {
+            throw Error("InvalidRequestError",
+                        format("%s is %f; it must be a finite number", name, double(value)), name);
+        }
+    }
+    constexpr int32_t max_last_n = 1 << 20; // DRY reserves as many
+    if (p.dry_penalty_last_n > max_last_n) {
+        throw Error(
+            "InvalidRequestError",
+            format("dry_penalty_last_n is %d; it must be at most %d", p.dry_penalty_last_n, max_last_n),
+            "dry_penalty_last_n");
+    }
+    for (const auto & [token, bias] : p.logit_bias) {
+        check_token(token, "logit_bias");
+        if (std::isnan(bias)) {
+            throw Error("InvalidRequestError", format("logit_bias of token %d is no number", token),
+                        "logit_bias");
+        }
+    }
+}
+
+void Sampler::check_token(int32_t token, const char * field) const {
+    if (token < 0 || token >= n_vocab_) {
+        throw Error("InvalidRequestError",
+                    format("%s: token id %d is not in the vocabulary: 0 to %d", field, token, n_vocab_ - 1),
+                    field);
+    }
 }
 
 // llama.cpp's default order (common_params_sampling::samplers): DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC,
@@ -116,20 +157,20 @@ int32_t Sampler::sample(float * logits) {
     adjust(logits);
     int32_t token = -1;
     try {
-        token = pick(logits);
+        token = guarded("ComputeError", "llama.cpp's samplers failed", [&] { return pick(logits); });
         // Most picks are legal: test the one token first and mask the vocabulary only when it is not.
         if (grammar_ && token >= 0 && !grammar_allows(token)) {
-            std::vector<llama_token_data> all(static_cast<size_t>(n_vocab_));
+            data_.resize(size_t(n_vocab_));
             for (int32_t i = 0; i < n_vocab_; i++) {
-                all[size_t(i)] = {i, logits[i], 0.0f};
+                data_[size_t(i)] = {i, logits[i], 0.0f};
             }
-            llama_token_data_array array = {all.data(), all.size(), -1, false};
+            llama_token_data_array array = {data_.data(), data_.size(), -1, false};
             llama_sampler_apply(grammar_.get(), &array);
-            std::vector<float> masked(size_t(n_vocab_), NEG_INF);
+            masked_.assign(size_t(n_vocab_), NEG_INF);
             for (size_t i = 0; i < array.size; i++) {
-                masked[size_t(array.data[i].id)] = array.data[i].logit;
+                masked_[size_t(array.data[i].id)] = array.data[i].logit;
             }
-            token = pick(masked.data());
+            token = pick(masked_.data());
         }
     } catch (...) {
         restore(logits);
@@ -155,14 +196,17 @@ bool Sampler::grammar_allows(int32_t token) const {
 }
 
 int32_t Sampler::sample_chain(const float * logits) {
-    data_.resize(size_t(n_vocab_));
-    bool any = false;
+    // Infinities and NaN would make NaN of llama.cpp's probabilities, which it sorts by.
+    data_.clear();
     for (int32_t i = 0; i < n_vocab_; i++) {
-        const float logit = std::isnan(logits[i]) ? NEG_INF : logits[i];
-        any = any || logit > NEG_INF;
-        data_[size_t(i)] = {i, logit, 0.0f};
+        if (logits[i] == INF) {
+            return i;
+        }
+        if (logits[i] > NEG_INF) {
+            data_.push_back({i, logits[i], 0.0f});
+        }
     }
-    if (!any) {
+    if (data_.empty()) {
         return -1;
     }
     llama_token_data_array array = {data_.data(), data_.size(), -1, false};
@@ -174,58 +218,80 @@ int32_t Sampler::sample_own(const float * logits) {
     if (params_.temperature <= 0.0f) {
         return argmax(logits, n_vocab_);
     }
-    // Filters see the distribution before temperature, as in llama.cpp's default order.
-    const bool bounded = params_.top_k > 0 && params_.top_k < n_vocab_;
-    double total = 0;
-    if (bounded) {
-        select_top_k(logits, n_vocab_, params_.top_k, candidates_);
-    } else {
-        candidates_.clear();
-        for (int32_t i = 0; i < n_vocab_; i++) {
-            if (logits[i] > NEG_INF) {
-                candidates_.push_back({i, logits[i]});
-            }
-        }
-        std::sort(candidates_.begin(), candidates_.end(), better);
-    }
-    if (candidates_.empty()) {
+    if (!filter(logits)) {
         return -1;
     }
-    const float highest = candidates_[0].logit;
-    if (highest == std::numeric_limits<float>::infinity()) {
-        return candidates_[0].token;
+    float highest = NEG_INF;
+    for (const Candidate & c : candidates_) {
+        highest = std::max(highest, c.logit);
     }
-    size_t keep = candidates_.size();
-    if (params_.top_p < 1.0f) {
-        for (const Candidate & c : candidates_) {
-            total += std::exp(double(c.logit - highest));
-        }
-        double cumulative = 0;
-        for (size_t i = 0; i < candidates_.size(); i++) {
-            cumulative += std::exp(double(candidates_[i].logit - highest));
-            if (cumulative >= double(params_.top_p) * total) {
-                keep = i + 1;
-                break;
-            }
-        }
+    if (highest == INF) { // of equals, the first
+        return argmax(logits, n_vocab_);
     }
-    if (params_.min_p > 0.0f) {
-        const float threshold = highest + std::log(params_.min_p);
-        while (keep > 1 && candidates_[keep - 1].logit < threshold) {
-            keep--;
-        }
-    }
-    weights_.resize(keep);
+    weights_.resize(candidates_.size());
     double sum = 0;
-    for (size_t i = 0; i < keep; i++) {
+    for (size_t i = 0; i < candidates_.size(); i++) {
         sum += std::exp(double(candidates_[i].logit - highest) / double(params_.temperature));
         weights_[i] = sum;
     }
     // One random number per token, whatever the filters: inverse of the cumulative distribution.
     const double draw = uniform() * sum;
     const auto found = std::upper_bound(weights_.begin(), weights_.end(), draw);
-    const size_t index = std::min(size_t(found - weights_.begin()), keep - 1);
+    const size_t index = std::min(size_t(found - weights_.begin()), candidates_.size() - 1);
     return candidates_[index].token;
+}
+
+// Leaves in candidates_ what top-k, top-p and min-p leave; false if that is nothing. They see the distribution before
+// temperature, and top-p sees what top-k has left, as in llama.cpp's default order. Nothing sorts a whole vocabulary.
+bool Sampler::filter(const float * logits) {
+    constexpr int32_t FIRST_LOOK = 256, MORE = 8;
+    const bool bounded = params_.top_k > 0 && params_.top_k < n_vocab_;
+    int32_t k = bounded ? params_.top_k : std::min(FIRST_LOOK, n_vocab_);
+    select_top_k(logits, n_vocab_, k, candidates_);
+    if (candidates_.empty()) {
+        return false;
+    }
+    const float highest = candidates_[0].logit;
+    const float lowest = params_.min_p > 0.0f ? highest + std::min(std::log(params_.min_p), 0.0f) : NEG_INF;
+    if (params_.top_p < 1.0f && highest < INF) {
+        double total = 0;
+        if (bounded) {
+            for (const Candidate & c : candidates_) {
+                total += double(std::exp(c.logit - highest));
+            }
+        } else {
+            for (int32_t i = 0; i < n_vocab_; i++) {
+                total += logits[i] > NEG_INF ? double(std::exp(logits[i] - highest)) : 0.0;
+            }
+        }
+        size_t keep = 0;
+        for (double cumulative = 0; cumulative < double(params_.top_p) * total || keep == 0; keep++) {
+            if (keep == candidates_.size()) {
+                // Without top-k, ever more of the best are looked at, as long as min-p leaves them.
+                if (bounded || k == n_vocab_ || int32_t(keep) < k || candidates_.back().logit < lowest) {
+                    break;
+                }
+                k = k > n_vocab_ / MORE ? n_vocab_ : k * MORE;
+                select_top_k(logits, n_vocab_, k, candidates_);
+            }
+            if (keep < candidates_.size()) {
+                cumulative += double(std::exp(candidates_[keep].logit - highest));
+            }
+        }
+        candidates_.resize(std::min(keep, candidates_.size()));
+    } else if (!bounded) {
+        candidates_.clear();
+        for (int32_t i = 0; i < n_vocab_; i++) {
+            if (logits[i] > NEG_INF && logits[i] >= lowest) {
+                candidates_.push_back({i, logits[i]});
+            }
+        }
+        return true;
+    }
+    while (candidates_.back().logit < lowest) {
+        candidates_.pop_back();
+    }
+    return true;
 }
 
 double Sampler::uniform() {
@@ -257,7 +323,7 @@ void Sampler::restore(float * logits) {
 void Sampler::remember(int32_t token) {
     const bool penalized = params_.repeat_penalty != 1.0f || params_.frequency_penalty != 0.0f ||
                            params_.presence_penalty != 0.0f;
-    if (!penalized || params_.repeat_last_n == 0 || token < 0 || token >= n_vocab_) {
+    if (!penalized || params_.repeat_last_n == 0) {
         return;
     }
     recent_.push_back(token);
@@ -272,20 +338,26 @@ void Sampler::remember(int32_t token) {
 }
 
 void Sampler::accept(int32_t token) {
+    check_token(token, "token");
+    if (grammar_) {
+        // Asked first: of a token that does not fit, llama.cpp dies or is left without a state.
+        if (!grammar_allows(token)) {
+            throw Error("GrammarError", format("the grammar does not allow token %d here", token), "token");
+        }
+        guarded(
+            "GrammarError", "the grammar refuses the token",
+            [&] { llama_sampler_accept(grammar_.get(), token); }, "token");
+    }
     remember(token);
     if (chain_) {
         llama_sampler_accept(chain_.get(), token);
     }
-    if (grammar_) {
-        try {
-            llama_sampler_accept(grammar_.get(), token);
-        } catch (const std::exception & e) {
-            throw Error("GrammarError", std::string("the grammar refuses the token: ") + e.what(), "grammar");
-        }
-    }
 }
 
 void Sampler::accept_prompt(const std::vector<int32_t> & tokens) {
+    for (const int32_t token : tokens) {
+        check_token(token, "tokens");
+    }
     for (const int32_t token : tokens) {
         remember(token);
         if (chain_) {

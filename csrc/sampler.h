@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "llama.h"
+#include "turn.h"
 
 namespace slipstream {
 
@@ -49,13 +50,14 @@ struct Candidate {
 class Sampler {
   public:
     // Keeps a hold on the model: grammars and DRY read its vocabulary.
-    // Throws GrammarError, InvalidRequestError (bias for a token that is not in the vocabulary).
+    // Throws GrammarError, InvalidRequestError (a parameter that is no number, a token that is not in the vocabulary).
     Sampler(std::shared_ptr<llama_model> model, const SamplerParams & params);
 
     // Picks a token. `logits` (n_vocab floats) is changed during the call and restored before it returns.
     // Throws ComputeError if no token is possible (all logits -inf or NaN).
     int32_t sample(float * logits);
-    // Tells penalties, DRY and the grammar that `token` came next.
+    // Tells penalties, DRY and the grammar that `token` came next. Throws InvalidRequestError for a token that is not
+    // in the vocabulary, GrammarError for one the grammar does not allow here; nothing has changed then.
     void accept(int32_t token);
     // The same for a prompt, which no grammar sees.
     void accept_prompt(const std::vector<int32_t> & tokens);
@@ -65,6 +67,8 @@ class Sampler {
 
     const SamplerParams & params() const { return params_; }
     int32_t n_vocab() const { return n_vocab_; }
+    // For callers from several threads.
+    Busy & busy() { return busy_; }
 
   private:
     struct Free {
@@ -73,7 +77,10 @@ class Sampler {
     using SamplerPtr = std::unique_ptr<llama_sampler, Free>;
 
     Sampler(const Sampler & other);
+    void check_params() const;
+    void check_token(int32_t token, const char * field) const;
     void build_chain();
+    bool filter(const float * logits);
     int32_t sample_own(const float * logits);
     int32_t sample_chain(const float * logits);
     int32_t pick(const float * logits);
@@ -96,6 +103,8 @@ class Sampler {
     std::vector<Candidate> candidates_;  // scratch of sample_own()
     std::vector<llama_token_data> data_; // scratch of sample_chain()
     std::vector<double> weights_;        // scratch of sample_own()
+    std::vector<float> masked_;          // scratch of sample()
+    Busy busy_;
 };
 
 // --- pieces, testable by themselves ------------------------------------------------------------------------------

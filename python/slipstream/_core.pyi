@@ -524,7 +524,13 @@ class Sampler:
         """
 
     def accept(self, token: int) -> None:
-        """Tell penalties, DRY and the grammar that this token came next."""
+        """
+        Tell penalties, DRY and the grammar that this token came next.
+
+        Raises:
+            GrammarError: the grammar does not allow it here.
+            InvalidRequestError: it is not in the vocabulary. Nothing has changed in either case.
+        """
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
         """The same for a prompt, which the grammar does not see."""

@@ -58,6 +58,8 @@ def test_temperature_zero_takes_the_highest_logit(model: Model, seed: int) -> No
         {"temperature": 1.5, "top_k": 0, "top_p": 0.7, "min_p": 0.0},
         {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.2},
         {"temperature": 2.0, "top_k": 3, "top_p": 1.0, "min_p": 0.0},
+        {"temperature": 1.0, "top_k": 0, "top_p": 0.9, "min_p": 0.1},
+        {"temperature": 1.0, "top_k": 0, "top_p": 0.3, "min_p": 0.01},
     ],
 )
 def test_samples_follow_the_distribution(model: Model, filters: dict[str, Any]) -> None:
@@ -73,6 +75,40 @@ def test_samples_follow_the_distribution(model: Model, filters: dict[str, Any]) 
     # The 99.9 % point of chi-square with d degrees of freedom, Wilson and Hilferty's approximation.
     d = max(len(likely) - 1, 1)
     assert chi2 < d * (1 - 2 / (9 * d) + 3.09 * (2 / (9 * d)) ** 0.5) ** 3
+
+
+def test_top_p_looks_as_far_as_it_must(model: Model) -> None:
+    logits = np.linspace(0.0, -1.0, NUM_VOCAB, dtype=np.float32)
+    expected = reference_distribution(logits, temperature=1.0, top_k=0, top_p=0.99, min_p=0.0)
+    kept = int((expected > 0).sum())
+    assert 290 < kept < NUM_VOCAB
+    sampler = make(model, seed=1, top_k=0, top_p=0.99, min_p=0.0, temperature=100.0)
+    drawn = {sampler.sample_logits(logits) for _ in range(20_000)}
+    assert max(drawn) == kept - 1
+    one = make(model, seed=1, top_k=0, top_p=0.0, min_p=0.0)
+    assert {one.sample_logits(logits) for _ in range(20)} == {0}
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"top_k": 40, "top_p": 0.95, "min_p": 0.05},
+        {"top_k": 0, "top_p": 0.8, "min_p": 0.0},
+        {"top_k": 0, "top_p": 1.0, "min_p": 0.1},
+    ],
+)
+def test_our_path_and_the_chain_of_llama_cpp_agree(model: Model, filters: dict[str, Any]) -> None:
+    logits = random_logits(3)
+    num_draws = 10_000
+    own = make(model, seed=4, temperature=1.2, **filters)
+    # XTC that is never thrown in: it only switches to the chain.
+    chain = make(model, seed=4, temperature=1.2, xtc_probability=1e-6, xtc_threshold=0.5, **filters)
+    frequencies = [
+        np.bincount([s.sample_logits(logits) for _ in range(num_draws)], minlength=NUM_VOCAB)
+        / num_draws
+        for s in (own, chain)
+    ]
+    np.testing.assert_allclose(frequencies[0], frequencies[1], atol=0.03)
 
 
 def test_the_same_seed_gives_the_same_tokens(model: Model) -> None:
