@@ -416,8 +416,21 @@ void select_top_k(const float * values, int32_t n, int32_t k, std::vector<Candid
     if (k <= 0) {
         return;
     }
+    constexpr int32_t BLOCK = 64, HEAP = 1024; // a heap of more is slower than dividing all
+    if (k > HEAP) {
+        for (int32_t i = 0; i < n; i++) {
+            if (values[i] > NEG_INF) {
+                out.push_back({i, values[i]});
+            }
+        }
+        if (out.size() > size_t(k)) {
+            std::nth_element(out.begin(), out.begin() + k, out.end(), better);
+            out.resize(size_t(k));
+        }
+        std::sort(out.begin(), out.end(), better);
+        return;
+    }
     const auto worse_first = [](const Candidate & a, const Candidate & b) { return better(a, b); };
-    constexpr int32_t BLOCK = 64;
     for (int32_t start = 0; start < n; start += BLOCK) {
         const int32_t end = std::min(start + BLOCK, n);
         if (int32_t(out.size()) == k) {

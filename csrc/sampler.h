@@ -111,7 +111,8 @@ class Sampler {
 
 // Index of the largest of n floats, the first of equals; -1 if none is above -inf (NaN never wins).
 int32_t argmax(const float * values, int32_t n);
-// The k largest of n floats, best first. O(n) compares by blocks plus O(k log k) per new entry.
+// The k largest of n floats, best first. A small k: O(n) compares by blocks plus O(log k) per new entry; a large one:
+// O(n + k log k).
 void select_top_k(const float * values, int32_t n, int32_t k, std::vector<Candidate> & out);
 // log(sum(exp(values))).
 double log_sum_exp(const float * values, int32_t n);

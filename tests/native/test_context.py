@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -165,6 +166,26 @@ def test_abort_stops_a_running_decode(demo_model: Path) -> None:
     finally:
         done.set()
         thread.join(10)
+
+
+@pytest.mark.parametrize("call", ["decode", "greedy_loop"])
+def test_ctrl_c_stops_a_running_call(model: Model, call: str) -> None:
+    context = Context(model, n_ctx=1 << 15, n_batch=1 << 14, n_ubatch=64, n_threads=1)
+    arguments = {"decode": (np.full(1 << 14, 7, dtype=np.int32),), "greedy_loop": (7, 30_000)}
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            getattr(context, call)(*arguments[call])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    context.memory_clear()
+    context.decode(ids(1))
 
 
 def test_a_second_thread_in_one_context_gets_busy_error(demo_model: Path) -> None:

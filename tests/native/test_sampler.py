@@ -11,9 +11,11 @@ import pytest
 from slipstream.base.errors import ComputeError, GrammarError, InvalidRequestError
 from slipstream.base.types import SamplingParams
 from slipstream.native import Model, Sampler, sampler_params
+from tests.support.tiny_gguf import write_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 NUM_VOCAB = 300
 
@@ -83,10 +85,19 @@ def test_top_p_looks_as_far_as_it_must(model: Model) -> None:
     kept = int((expected > 0).sum())
     assert 290 < kept < NUM_VOCAB
     sampler = make(model, seed=1, top_k=0, top_p=0.99, min_p=0.0, temperature=100.0)
-    drawn = {sampler.sample_logits(logits) for _ in range(20_000)}
+    drawn = {sampler.sample_logits(logits) for _ in range(5000)}
     assert max(drawn) == kept - 1
     one = make(model, seed=1, top_k=0, top_p=0.0, min_p=0.0)
     assert {one.sample_logits(logits) for _ in range(20)} == {0}
+
+
+def test_a_large_top_k_keeps_that_many(tmp_path: Path) -> None:
+    model = Model(write_tiny_model(tmp_path / "wide.gguf", n_vocab=3000))
+    logits = np.random.default_rng(0).permutation(3000).astype(np.float32) / 3000
+    sampler = make(model, seed=1, temperature=100.0, top_k=1100, top_p=1.0, min_p=0.0)
+    drawn = {sampler.sample_logits(logits) for _ in range(5000)}
+    assert drawn <= set(np.argsort(-logits)[:1100].tolist())
+    assert len(drawn) > 1050
 
 
 @pytest.mark.parametrize(
@@ -227,6 +238,14 @@ def test_a_grammar_is_followed(model: Model, context: Any) -> None:
 def test_bad_grammars_are_refused(model: Model, grammar: str) -> None:
     with pytest.raises(GrammarError, match="GBNF"):
         make(model, grammar=grammar)
+
+
+@pytest.mark.parametrize(
+    "values", [{"grammar": 'root ::= "\ud800"'}, {"dry_sequence_breakers": ("\ud800",)}]
+)
+def test_text_that_is_no_unicode_is_refused(model: Model, values: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="not valid Unicode"):
+        make(model, **values)
 
 
 def test_rows_without_a_possible_token_are_an_error(model: Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slipstream import _core
+from slipstream.base.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from slipstream.base.types import SamplingParams
@@ -40,7 +41,12 @@ def to_native(params: SamplingParams) -> _core.SamplerParams:
 
     Returns:
         A new struct.
+
+    Raises:
+        InvalidRequestError: a text holds half a surrogate pair and is no UTF-8.
     """
+    _check_text("grammar", params.grammar or "")
+    _check_text("dry_sequence_breakers", "".join(params.dry_sequence_breakers))
     native = _core.SamplerParams()
     for name in _FIELDS:
         setattr(native, name, getattr(params, name))
@@ -49,3 +55,11 @@ def to_native(params: SamplingParams) -> _core.SamplerParams:
     native.seed = params.seed or 0
     native.grammar = params.grammar or ""
     return native
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = f"{name} is not valid Unicode: {error.reason} at character {error.start}"
+        raise InvalidRequestError(message, param=name) from error
