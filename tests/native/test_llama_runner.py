@@ -119,7 +119,7 @@ def test_steps_that_break_the_contract_are_refused(tiny_path: Callable[[str], Pa
     with pytest.raises(InvalidBatchError, match="goes on at 0"):
         runner.step([ScheduledSequence(0, 3, PROMPT, True)])
     with pytest.raises(InvalidBatchError, match="out of range"):
-        runner.open_sequence(4, GREEDY, PROMPT)
+        runner.open_sequence(runner.info.max_num_seqs, GREEDY, PROMPT)
     with pytest.raises(InvalidRequestError, match="logit_bias"):
         runner.open_sequence(0, SamplingParams(logit_bias={10**6: 1.0}), PROMPT)
 

@@ -86,10 +86,14 @@ class FakeRunner:
     gate: threading.Semaphore | None = None  # a step begins when it is released
     errors: deque[Exception | None] = field(default_factory=deque)
     cells: dict[int, list[int]] = field(default_factory=dict)
+    # Names of the cells that `cells` lie in; a name may be in several sequences
+    cell_ids: dict[int, list[int]] = field(default_factory=dict)
+    num_cells_made: int = 0
     samplers: dict[int, FakeSampler] = field(default_factory=dict)
     unknown: set[int] = field(default_factory=set)  # sequences a failed step has left in ruins
     steps: list[list[ScheduledSequence]] = field(default_factory=list)
     num_opened: int = 0
+    num_copies: int = 0
     num_interrupts: int = 0
     in_step: threading.Event = field(default_factory=threading.Event)
     is_closed: bool = False
@@ -118,8 +122,20 @@ class FakeRunner:
         if not self.info.can_trim and 0 < num_tokens < len(cells):
             return False
         self.cells[seq_id] = cells[:num_tokens]
+        self._number_cells(seq_id)
         self.unknown.discard(seq_id)
         return True
+
+    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> None:
+        self._check(source)
+        self._check(seq_id)
+        assert self.info.can_share
+        assert source not in self.unknown
+        assert not self.cells.get(seq_id), "only an empty sequence can take a prefix"
+        assert 0 < num_tokens <= len(self.cells[source])
+        self.cells[seq_id] = self.cells[source][:num_tokens]
+        self.cell_ids[seq_id] = self.cell_ids[source][:num_tokens]
+        self.num_copies += 1
 
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         self._check()
@@ -129,7 +145,7 @@ class FakeRunner:
             assert self.gate.acquire(timeout=20), "nobody let this step go on"
         num_tokens = sum(len(sequence.token_ids) for sequence in scheduled)
         error = self.errors.popleft() if self.errors else None
-        num_used = sum(map(len, self.cells.values()))
+        num_used = self.used_cells()
         if num_used + num_tokens > (self.num_real_cells or self.info.num_kv_cells):
             assert self.num_real_cells is not None, "the accounts promised room"
             error = NoKVSlotError(f"{num_tokens} cells needed")
@@ -149,7 +165,16 @@ class FakeRunner:
         self.is_closed = True
 
     def used_cells(self) -> int:
-        return sum(map(len, self.cells.values()))
+        """Cells that at least one sequence holds."""
+        return len(set().union(*self.cell_ids.values()))
+
+    def _number_cells(self, seq_id: int) -> None:
+        """Give the tokens that were added cells of their own, and take the cells of those that were removed."""
+        cell_ids = self.cell_ids.setdefault(seq_id, [])
+        del cell_ids[len(self.cells[seq_id]) :]
+        while len(cell_ids) < len(self.cells[seq_id]):
+            cell_ids.append(self.num_cells_made)
+            self.num_cells_made += 1
 
     def _check(self, seq_id: int = 0) -> None:
         assert not self.is_closed
@@ -175,6 +200,7 @@ class FakeRunner:
     def _ruin(self, scheduled: Sequence[ScheduledSequence]) -> None:
         for sequence in scheduled:
             self.cells.setdefault(sequence.seq_id, []).append(0)
+            self._number_cells(sequence.seq_id)
             self.unknown.add(sequence.seq_id)
 
     def _compute(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
@@ -182,6 +208,7 @@ class FakeRunner:
         for sequence in scheduled:
             cells = self.cells.setdefault(sequence.seq_id, [])
             cells.extend(sequence.token_ids)
+            self._number_cells(sequence.seq_id)
             if not sequence.sample:
                 continue
             sampler = self.samplers[sequence.seq_id]

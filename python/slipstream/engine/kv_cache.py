@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slipstream.engine.prefix_tree import PrefixMatch, PrefixTree
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from slipstream.engine.runner import RunnerInfo
+    from slipstream.engine.runner import ModelRunner
 
-# An idle sequence is taken over if it loses at most this many cached tokens for each one that is reused. A turn that
-# drops the previous turn's reasoning stays below it; a common system prompt alone does not cost a long conversation.
+# An idle sequence is taken over, and cut, if that loses few cached tokens; else its prefix is shared.
+_MAX_LOST = 16
+# Where nothing can be shared: at most this many lost for each one reused. A turn that drops the previous turn's
+# reasoning stays below it; a common system prompt alone does not cost a long conversation.
 _MAX_LOST_PER_REUSED = 4
-_COMPARE_CHUNK = 256
 
 
 class KVCache:
@@ -20,99 +23,144 @@ class KVCache:
 
     ::
 
-        cells     | live: a request's tokens | idle: cached prefixes, nobody's | free              |
-                  0           num_live_cells                      num_used_cells      num_kv_cells
+        cells     | live: some request's tokens | idle: only cached prefixes hold them | free  |
+                  0              num_live_cells                           num_used_cells       num_kv_cells
 
         seq_ids   empty --allocate--> live --release--> idle --evict--> empty
                                        ^                  |
                                        '----allocate------'   (trimmed to the common prefix)
 
-    Prefixes are found by comparing a prompt with every idle sequence, O(idle sequences + common tokens) per
-    admission. How they are found is nobody else's business: `allocate` answers with a sequence and how many of the
-    prompt's tokens it holds already.
+    A cell may belong to several sequences, live and idle ones, and counts once. `find` says what a prompt can have,
+    `allocate` gives it: an idle sequence that is taken over, or an empty one that shares the prefix of another.
+    Memory that cannot share (`RunnerInfo.can_share`) only has the former, and its prefixes are found by comparing
+    with each idle sequence.
 
     Everything but the numbers is for the engine thread.
 
     Args:
-        info: What the runner can hold.
-        trim: `ModelRunner.trim`.
+        runner: Its `info`, `trim` and `copy_prefix` are used.
     """
 
-    def __init__(self, info: RunnerInfo, trim: Callable[[int, int], bool]) -> None:
+    def __init__(self, runner: ModelRunner) -> None:
+        info = runner.info
+        self._runner = runner
         self._num_kv_cells = info.num_kv_cells
         self._max_num_seqs = info.max_num_seqs
         self._can_trim = info.can_trim
-        self._trim = trim
-        self._empty = list(range(info.max_num_seqs - 1, -1, -1))
-        self._live: dict[int, int] = {}  # seq_id -> cells
-        self._idle: dict[int, list[int]] = {}  # seq_id -> its tokens, least recently used first
-        self.num_live_cells = 0
-        self.num_idle_cells = 0
+        self.can_share = info.can_share
+        self.reset_accounts()
+
+    def reset_accounts(self) -> None:
+        """Forget everything without touching the runner."""
+        self._tree = PrefixTree(self._max_num_seqs)
+        self._empty = list(range(self._max_num_seqs - 1, -1, -1))
+        self._live: set[int] = set()
+        self._idle: dict[int, None] = {}  # least recently used first
+
+    @property
+    def num_live_cells(self) -> int:
+        """Cells that requests hold."""
+        return self._tree.num_live_cells
+
+    @property
+    def num_idle_cells(self) -> int:
+        """Cells that only cached prefixes hold."""
+        return self._tree.num_idle_cells
 
     @property
     def num_free_cells(self) -> int:
         """Cells that hold nothing."""
-        return self._num_kv_cells - self.num_live_cells - self.num_idle_cells
+        return self._num_kv_cells - self._tree.num_live_cells - self._tree.num_idle_cells
 
     def fits(self, num_tokens: int) -> bool:
         """Tell whether that many further cells could be had by evicting every idle sequence."""
-        return self.num_live_cells + num_tokens <= self._num_kv_cells
+        return self._tree.num_live_cells + num_tokens <= self._num_kv_cells
 
-    def allocate(self, token_ids: Sequence[int]) -> tuple[int, int] | None:
-        """Find a sequence for a new request and make it live.
+    def find(self, token_ids: Sequence[int]) -> PrefixMatch:
+        """Find the longest prefix of a prompt in memory. Changes nothing.
+
+        One token is always left to compute, as logits come from computing.
+        """
+        limit = len(token_ids) - 1
+        if self.can_share:
+            return self._tree.longest_match(token_ids, limit)
+        best, best_seq_id = 0, -1
+        for seq_id in self._idle:
+            num_cached = self._tree.num_tokens(seq_id)
+            num_common = self._num_reusable(seq_id, token_ids)
+            if num_common > best and num_cached - num_common <= _MAX_LOST_PER_REUSED * num_common:
+                best_seq_id, best = seq_id, num_common
+        return PrefixMatch(best, 0, frozenset([best_seq_id])) if best else PrefixMatch()
+
+    def allocate(self, token_ids: Sequence[int], match: PrefixMatch) -> tuple[int, int] | None:
+        """Make a sequence live for a new request, with what `find` has found for it.
 
         Args:
-            token_ids: What the request wants computed, its prompt.
+            token_ids: The request's tokens. Kept, not copied; the request appends what it computes further.
+            match: What `find(token_ids)` has just returned.
 
         Returns:
-            (seq_id, num_cached_tokens): the sequence holds that many of `token_ids`, always fewer than all, so that
-            computing the rest gives logits. None if every sequence is live.
+            (seq_id, num_cached_tokens): the sequence holds that many of `token_ids`. None if every sequence is live.
         """
-        seq_id, num_common = self._find_prefix(token_ids)
+        seq_id = self._idle_to_take_over(match)
+        num_cached = match.num_tokens
         if seq_id < 0 and self._empty:
             seq_id = self._empty.pop()
-            self._live[seq_id] = 0
-            return seq_id, 0
+            self._make_live(seq_id, token_ids)
+            return seq_id, self.share(seq_id, match)
         if seq_id < 0:
             if not self._idle:
                 return None
-            seq_id = next(iter(self._idle))
-            num_common = self._num_reusable(self._idle[seq_id], token_ids)
-        num_cached = len(self._idle.pop(seq_id))
-        self.num_idle_cells -= num_cached
-        if num_common < num_cached and not self._trim(seq_id, num_common):
-            self._trim(seq_id, 0)
-            num_common = 0
-        self._live[seq_id] = num_common
-        self.num_live_cells += num_common
-        return seq_id, num_common
+            seq_id = next(iter(self._idle))  # least recently used
+            if self.can_share and seq_id not in match.owners:
+                self._runner.trim(seq_id, 0)
+                self._tree.truncate(seq_id, 0)
+                self._make_live(seq_id, token_ids)
+                return seq_id, self.share(seq_id, match)
+            if not self.can_share:
+                num_cached = self._num_reusable(seq_id, token_ids)
+        if num_cached < self._tree.num_tokens(seq_id):
+            if not self._runner.trim(seq_id, num_cached):
+                self._runner.trim(seq_id, 0)
+                num_cached = 0
+            self._tree.truncate(seq_id, num_cached)
+        self._make_live(seq_id, token_ids)
+        return seq_id, num_cached
+
+    def share(self, seq_id: int, match: PrefixMatch) -> int:
+        """Let an empty live sequence hold what was found; return how many tokens that are."""
+        if not match.num_tokens or not self.can_share:
+            return 0
+        source = min(match.owners)
+        self._runner.copy_prefix(source, seq_id, match.num_tokens)
+        self._tree.share(source, seq_id, match.num_tokens)
+        for owner in match.owners & self._idle.keys():
+            del self._idle[owner]
+            self._idle[owner] = None
+        return match.num_tokens
 
     def append(self, seq_id: int, num_tokens: int) -> None:
         """Account for tokens a step has added to a live sequence."""
-        self._live[seq_id] += num_tokens
-        self.num_live_cells += num_tokens
+        self._tree.extend(seq_id, num_tokens)
 
     def clear(self, seq_id: int) -> None:
         """Empty a live sequence; it stays with its request."""
-        self._trim(seq_id, 0)
-        self.num_live_cells -= self._live[seq_id]
-        self._live[seq_id] = 0
+        self._runner.trim(seq_id, 0)
+        self._tree.truncate(seq_id, 0)
 
-    def release(self, seq_id: int, token_ids: list[int]) -> None:
-        """Take a sequence back from its request and keep what it holds as a cached prefix.
+    def truncate(self, seq_id: int, num_tokens: int) -> None:
+        """Keep only the first `num_tokens` tokens of a live sequence. Needs memory that can be trimmed."""
+        self._runner.trim(seq_id, num_tokens)
+        self._tree.truncate(seq_id, num_tokens)
 
-        Args:
-            seq_id: A live sequence.
-            token_ids: The tokens in its cells; ownership passes to the cache.
-        """
-        num_cells = self._live.pop(seq_id)
-        assert len(token_ids) == num_cells, (len(token_ids), num_cells)
-        self.num_live_cells -= num_cells
-        if num_cells:
-            self._idle[seq_id] = token_ids
-            self.num_idle_cells += num_cells
+    def release(self, seq_id: int) -> None:
+        """Take a sequence back from its request and keep what it holds as a cached prefix, if it is the only one."""
+        self._live.remove(seq_id)
+        self._tree.set_live(seq_id, False)
+        if self._tree.is_covered(seq_id):
+            self._drop(seq_id)
         else:
-            self._empty.append(seq_id)
+            self._idle[seq_id] = None
 
     def make_room(self, num_cells: int) -> int:
         """Evict idle sequences, least recently used first, until that many cells are free.
@@ -125,23 +173,22 @@ class KVCache:
         return self.num_free_cells
 
     def evict(self) -> bool:
-        """Drop the least recently used idle sequence; False if there is none."""
-        if not self._idle:
-            return False
-        seq_id = next(iter(self._idle))
-        self._trim(seq_id, 0)
-        self.num_idle_cells -= len(self._idle.pop(seq_id))
-        self._empty.append(seq_id)
-        return True
+        """Drop the least recently used idle sequence with cells of its own; False if there is none.
+
+        Cells that other sequences hold, too, stay theirs.
+        """
+        for seq_id in self._idle:
+            if self._tree.is_idle_in_part(seq_id):
+                del self._idle[seq_id]
+                self._drop(seq_id)
+                return True
+        return False
 
     def reset(self) -> None:
         """Empty every sequence, live ones too, and forget whose they were."""
         for seq_id in range(self._max_num_seqs):
-            self._trim(seq_id, 0)
-        self._empty = list(range(self._max_num_seqs - 1, -1, -1))
-        self._live.clear()
-        self._idle.clear()
-        self.num_live_cells = self.num_idle_cells = 0
+            self._runner.trim(seq_id, 0)
+        self.reset_accounts()
 
     def check_integrity(self, live: dict[int, int]) -> None:
         """Assert that the accounts add up. For tests.
@@ -149,44 +196,45 @@ class KVCache:
         Args:
             live: seq_id -> computed tokens, as the requests have it.
         """
-        assert self._live == live, (self._live, live)
+        assert {seq_id: self._tree.num_tokens(seq_id) for seq_id in self._live} == live
         seq_ids = [*self._empty, *self._live, *self._idle]
         assert sorted(seq_ids) == list(range(self._max_num_seqs)), seq_ids
-        assert self.num_live_cells == sum(self._live.values())
-        assert self.num_idle_cells == sum(map(len, self._idle.values()))
-        assert all(self._idle.values())
+        assert all(self._tree.num_tokens(seq_id) for seq_id in self._idle)
+        assert not any(self._tree.num_tokens(seq_id) for seq_id in self._empty)
         assert self.num_free_cells >= 0
+        self._tree.check_integrity()
 
     def idle_sequences(self) -> dict[int, list[int]]:
         """Return seq_id -> tokens of the cached prefixes, least recently used first. A copy, for tests."""
-        return {seq_id: list(token_ids) for seq_id, token_ids in self._idle.items()}
+        return {seq_id: self._tree.token_ids(seq_id) for seq_id in self._idle}
 
-    def _find_prefix(self, token_ids: Sequence[int]) -> tuple[int, int]:
-        """Return the idle sequence worth taking over that shares most with `token_ids`, or (-1, 0)."""
-        best_seq_id, best = -1, 0
-        for seq_id, cached in self._idle.items():
-            num_common = self._num_reusable(cached, token_ids)
-            if num_common > best and len(cached) - num_common <= _MAX_LOST_PER_REUSED * num_common:
-                best_seq_id, best = seq_id, num_common
-        return best_seq_id, best
+    def _make_live(self, seq_id: int, token_ids: Sequence[int]) -> None:
+        self._idle.pop(seq_id, None)
+        self._live.add(seq_id)
+        self._tree.rename(seq_id, token_ids)
+        self._tree.set_live(seq_id, True)
 
-    def _num_reusable(self, cached: list[int], token_ids: Sequence[int]) -> int:
-        num_common = min(_num_common(cached, token_ids), len(token_ids) - 1)
-        if not self._can_trim and num_common < len(cached):
-            return 0
-        return num_common
+    def _drop(self, seq_id: int) -> None:
+        """Empty a sequence that is nobody's."""
+        self._runner.trim(seq_id, 0)
+        self._tree.truncate(seq_id, 0)
+        self._tree.rename(seq_id, ())
+        self._empty.append(seq_id)
 
+    def _idle_to_take_over(self, match: PrefixMatch) -> int:
+        """Return the idle sequence that loses least by becoming the prefix found, if that is little; else -1."""
+        if not self.can_share:
+            return min(match.owners, default=-1)
+        lost, seq_id = min(
+            (
+                (self._tree.num_tokens(owner) - match.num_tokens, owner)
+                for owner in match.owners & self._idle.keys()
+            ),
+            default=(0, -1),
+        )
+        return seq_id if lost <= _MAX_LOST else -1
 
-def _num_common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return the length of the common prefix; whole chunks are compared at C speed."""
-    end = min(len(left), len(right))
-    start = 0
-    while (
-        start < end
-        and left[start : start + _COMPARE_CHUNK] == right[start : start + _COMPARE_CHUNK]
-    ):
-        start += _COMPARE_CHUNK
-    start = min(start, end)
-    while start < end and left[start] == right[start]:
-        start += 1
-    return start
+    def _num_reusable(self, seq_id: int, token_ids: Sequence[int]) -> int:
+        """Return how much of an idle sequence can be kept for a prompt, without sharing."""
+        num_common = self._tree.num_common(seq_id, token_ids, len(token_ids) - 1)
+        return num_common if self._can_trim or num_common == self._tree.num_tokens(seq_id) else 0

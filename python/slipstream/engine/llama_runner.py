@@ -22,6 +22,8 @@ _llama_log = logging.getLogger("slipstream.llama")
 # ggml's levels are info 2, warning 3, error 4. Its info is chatter about tensors and buffers.
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
+CACHED_SEQS = 16
+
 
 def forward_native_log(*, is_loading: bool = False) -> None:
     """Pass llama.cpp's buffered log lines on to the logger `slipstream.llama`.
@@ -51,12 +53,15 @@ class LlamaRunner:
     def __init__(self, model: _core.Model, config: LoadConfig) -> None:
         forward_native_log()
         num_ctx = config.context_length or min(model.n_ctx_train, DEFAULT_CONTEXT_LENGTH)
+        can_trim = not (model.is_recurrent or model.is_hybrid)
+        # Ids beyond `parallel` are for cached prefixes; recurrent states would cost memory for each.
+        num_seqs = max(config.parallel, min(config.parallel + CACHED_SEQS, 64))
         try:
             self._context = _core.Context(
                 model,
                 n_ctx=num_ctx,
                 n_batch=min(config.batch_size, max(num_ctx, 1)),
-                n_seq_max=config.parallel,
+                n_seq_max=num_seqs if can_trim else config.parallel,
                 n_outputs_max=config.parallel,
                 n_threads=config.threads,
                 flash_attention=config.flash_attention,
@@ -73,8 +78,9 @@ class LlamaRunner:
             max_num_seqs=self._context.n_seq_max,
             max_batch_tokens=self._context.n_batch,
             max_sequence_length=self._context.n_ctx_seq,
-            can_trim=not (model.is_recurrent or model.is_hybrid),
+            can_trim=can_trim,
             num_vocab=model.n_vocab,
+            can_share=can_trim,
         )
 
     @classmethod
@@ -137,6 +143,10 @@ class LlamaRunner:
     def trim(self, seq_id: int, num_tokens: int) -> bool:
         """See ModelRunner."""
         return self._runner.trim(seq_id, num_tokens)
+
+    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> None:
+        """See ModelRunner."""
+        self._context.seq_cp(source, seq_id, 0, num_tokens)
 
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         """See ModelRunner."""

@@ -22,6 +22,7 @@ class RunnerInfo:
         max_sequence_length: Most tokens in one sequence.
         can_trim: Whether a part of a sequence can be removed (false for recurrent memory).
         num_vocab: Token ids are 0 … num_vocab - 1.
+        can_share: Whether `copy_prefix` works; needs `can_trim`.
     """
 
     num_kv_cells: int
@@ -30,6 +31,7 @@ class RunnerInfo:
     max_sequence_length: int
     can_trim: bool
     num_vocab: int
+    can_share: bool = False
 
 
 @dataclass(slots=True)
@@ -88,6 +90,12 @@ class ModelRunner(Protocol):
 
         Returns:
             False if this memory cannot remove a part; nothing has changed then. Clearing never fails.
+        """
+
+    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> None:
+        """Let the empty sequence `seq_id` begin with the first `num_tokens` tokens of `source`.
+
+        The cells belong to both from then on and are free again when neither holds them. Only with `info.can_share`.
         """
 
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:

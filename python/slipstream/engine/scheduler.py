@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 from slipstream.base.errors import SlipstreamError
 from slipstream.base.types import FinishReason, OutputDelta
 from slipstream.engine.kv_cache import KVCache
+from slipstream.engine.prefix_tree import num_common_tokens
 from slipstream.engine.request import NO_SEQUENCE, Request, RequestStatus, failure
 from slipstream.engine.runner import ScheduledSequence
 
 if TYPE_CHECKING:
     from slipstream.base.types import Event
+    from slipstream.engine.prefix_tree import PrefixMatch
     from slipstream.engine.runner import ModelRunner, StepResult
 
 _log = logging.getLogger(__name__)
+# A new request waits for a running one to compute at least so many tokens of the prefix they have in common.
+_WORTH_WAITING = 32
 
 
 @dataclass(slots=True)
@@ -70,7 +74,7 @@ class Scheduler:
             self._max_batch_tokens,
             max_num_running or runner.info.max_num_seqs,
         )
-        self.kv_cache = KVCache(runner.info, runner.trim)
+        self.kv_cache = KVCache(runner)
         self._requests: dict[str, Request] = {}
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
@@ -277,19 +281,38 @@ class Scheduler:
             if output.num_tokens >= self._max_batch_tokens:
                 return
             request = waiting[0]
+            match = self.kv_cache.find(request.token_ids)
             promised = sum(len(r.token_ids) - r.num_computed_tokens for r in running)
-            if not self.kv_cache.fits(promised + len(request.token_ids) + 1):
+            num_missing = len(request.token_ids) - match.num_live_cells
+            if not self.kv_cache.fits(promised + num_missing + 1):
                 return
-            if request.seq_id == NO_SEQUENCE and not self._open(request, now_s):
+            if self._is_prefix_under_way(request, match.num_tokens):
+                return
+            if request.seq_id != NO_SEQUENCE:
+                request.num_computed_tokens = self.kv_cache.share(request.seq_id, match)
+            elif not self._open(request, match, now_s):
                 continue
             waiting.popleft()
             running.append(request)
             request.status = RequestStatus.RUNNING
             self._schedule_chunk(output, request)
 
-    def _open(self, request: Request, now_s: float) -> bool:
+    def _is_prefix_under_way(self, request: Request, num_found: int) -> bool:
+        """Tell whether a running request is about to compute much more of the prompt's prefix than was found."""
+        if not self.kv_cache.can_share:
+            return False
+        token_ids, limit = request.token_ids, len(request.token_ids) - 1
+        for other in self._running:
+            end = min(len(other.token_ids), limit)
+            if other.num_computed_tokens < end and end - num_found >= _WORTH_WAITING:
+                num_common = num_common_tokens(other.token_ids, token_ids, 0, end)
+                if num_common - num_found >= _WORTH_WAITING:
+                    return True
+        return False
+
+    def _open(self, request: Request, match: PrefixMatch, now_s: float) -> bool:
         """Give a new request a sequence and a sampler; False if the sampler is refused, which ends the request."""
-        allocation = self.kv_cache.allocate(request.token_ids)
+        allocation = self.kv_cache.allocate(request.token_ids, match)
         assert allocation is not None, "fewer requests than sequences hold one"
         request.seq_id, num_cached = allocation
         request.num_computed_tokens = request.num_cached_tokens = num_cached
@@ -333,7 +356,7 @@ class Scheduler:
         request.status = RequestStatus.FINISHED
         if request.seq_id != NO_SEQUENCE:
             self._runner.close_sequence(request.seq_id)
-            self.kv_cache.release(request.seq_id, request.token_ids[: request.num_computed_tokens])
+            self.kv_cache.release(request.seq_id)
             self._is_admitting = True
         self._events.append(event)
         self._ended_ids.append(request.request_id)

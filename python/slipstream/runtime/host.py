@@ -75,7 +75,12 @@ class EngineHost:
         self._info = info
         self._tokenizer: Tokenizer = runner
         self._builder = PromptBuilder(runner, chosen)
-        self._core = EngineCore(runner, max_waiting=info.max_waiting, sink=self._route)
+        self._core = EngineCore(
+            runner,
+            max_waiting=info.max_waiting,
+            sink=self._route,
+            max_num_running=info.parallel,
+        )
         self._lock = threading.Lock()
         self._records: dict[str, _Record] = {}
         self._prompts: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
@@ -117,7 +122,7 @@ class EngineHost:
                 context_length=runner.info.num_kv_cells,
                 max_sequence_length=runner.info.max_sequence_length,
                 trained_context_length=header.context_length,
-                parallel=runner.info.max_num_seqs,
+                parallel=config.parallel,
                 max_waiting=config.max_waiting,
                 num_vocab=runner.info.num_vocab,
                 template_source=chosen.source,

@@ -21,13 +21,15 @@ def is_terminal(event):
 
 
 def random_info(rng):
+    can_trim = rng.random() < 0.7
     return RunnerInfo(
         num_kv_cells=rng.randint(40, 120),
         max_num_seqs=rng.randint(1, 6),
         max_batch_tokens=rng.choice([1, 3, 8, 32]),
         max_sequence_length=rng.randint(30, 80),
-        can_trim=rng.random() < 0.7,
+        can_trim=can_trim,
         num_vocab=len(VOCAB),
+        can_share=can_trim and rng.random() < 0.7,
     )
 
 
@@ -50,9 +52,10 @@ def random_request(rng, index, limit):
 class Run:
     """A scheduler on a fake runner with every check after every operation."""
 
-    def __init__(self, info):
+    def __init__(self, info, max_num_running=None):
         self.runner = FakeRunner(info)
-        self.scheduler = Scheduler(self.runner)
+        num_running = max_num_running or info.max_num_seqs
+        self.scheduler = Scheduler(self.runner, max_num_running=num_running)
         self.requests = {}
         self.events = []
         self.now_s = 1.0
@@ -95,7 +98,9 @@ class Run:
             if request.num_computed_tokens and request.request_id in self.scheduler._requests:
                 expected[request.seq_id] = request.token_ids[: request.num_computed_tokens]
         assert cells == expected, "the accounts are not what lies in the cells"
-        assert sum(map(len, cells.values())) <= self.runner.info.num_kv_cells
+        kv_cache = self.scheduler.kv_cache
+        num_used = kv_cache.num_live_cells + kv_cache.num_idle_cells
+        assert num_used == self.runner.used_cells() <= self.runner.info.num_kv_cells
 
     def outcome(self, request_id):
         events = [event for event in self.events if event.request_id == request_id]
@@ -172,7 +177,7 @@ def test_outputs_do_not_depend_on_the_company(seed):
     info = random_info(rng)
     limit = min(info.max_sequence_length, info.num_kv_cells)
     todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
-    run = Run(info)
+    run = Run(info, rng.randint(1, info.max_num_seqs))
     touched = play(rng, run, todo)
     assert not touched
     check_outcomes(run, info, todo, touched)
@@ -184,7 +189,7 @@ def test_aborts_and_faults_reach_nobody_else(seed):
     info = random_info(rng)
     limit = min(info.max_sequence_length, info.num_kv_cells)
     todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
-    run = Run(info)
+    run = Run(info, rng.randint(1, info.max_num_seqs))
     touched = play(rng, run, todo, abort=0.1, compute_error=0.02)
     check_outcomes(run, info, todo, touched)
 
@@ -195,17 +200,19 @@ def test_a_runner_that_now_and_then_finds_no_room_changes_no_output(seed):
     info = random_info(rng)
     limit = min(info.max_sequence_length, info.num_kv_cells)
     todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
-    run = Run(info)
+    run = Run(info, rng.randint(1, info.max_num_seqs))
     touched = play(rng, run, todo, no_slot=0.1)
     assert not touched
     check_outcomes(run, info, todo, touched)
 
 
-def test_the_runs_above_reach_preemption_reuse_and_eviction():
+@pytest.mark.parametrize("can_share", [True, False])
+def test_the_runs_above_reach_preemption_reuse_and_eviction(can_share):
     rng = random.Random(5)
-    info = RunnerInfo(60, 4, 8, 50, True, len(VOCAB))
-    run = Run(info)
+    info = RunnerInfo(60, 4, 8, 50, True, len(VOCAB), can_share=can_share)
+    run = Run(info, max_num_running=3)
     play(rng, run, [random_request(rng, index, 50) for index in range(NUM_REQUESTS)])
     assert run.scheduler.num_preemptions > 0
     assert run.scheduler.num_cached_tokens > 0
     assert run.scheduler.num_cached_tokens < run.scheduler.num_prompt_tokens
+    assert (run.runner.num_copies > 0) == can_share
