@@ -1,6 +1,7 @@
 #include "runner.h"
 
 #include <algorithm>
+#include <cstdint>
 
 namespace slipstream {
 
@@ -8,6 +9,7 @@ Runner::Runner(Context & context) : context_(context), slots_(context.n_seq_max(
 
 void Runner::open_sequence(int32_t seq_id, const SamplerParams & params, int32_t n_logprobs, bool special,
                            const std::vector<int32_t> & prompt) {
+    Context::Lease lease(context_);
     context_.check_seq(seq_id);
     auto sampler = std::make_unique<Sampler>(context_.model(), params);
     sampler->accept_prompt(prompt);
@@ -15,6 +17,7 @@ void Runner::open_sequence(int32_t seq_id, const SamplerParams & params, int32_t
 }
 
 void Runner::close_sequence(int32_t seq_id) {
+    Context::Lease lease(context_, true);
     context_.check_seq(seq_id);
     slots_[size_t(seq_id)] = {};
 }
@@ -25,23 +28,32 @@ bool Runner::trim(int32_t seq_id, int32_t n_tokens) {
 }
 
 std::vector<RowResult> Runner::step(const Step & step) {
+    Context::Lease lease(context_);
     const size_t n_seqs = step.seq_ids.size();
     if (step.starts.size() != n_seqs || step.counts.size() != n_seqs || step.sample.size() != n_seqs) {
         throw Error("InvalidBatchError", "seq_ids, starts, counts and sample must have the same length");
     }
+    uint64_t n_tokens = 0;
+    for (size_t s = 0; s < n_seqs; s++) {
+        if (step.counts[s] < 1 || step.starts[s] < 0 || step.starts[s] > INT32_MAX - step.counts[s]) {
+            throw Error("InvalidBatchError", format("sequence %d has %d tokens from position %d in this step",
+                                                    step.seq_ids[s], step.counts[s], step.starts[s]));
+        }
+        n_tokens += uint64_t(step.counts[s]);
+    }
+    if (step.tokens.size() != n_tokens) {
+        throw Error("InvalidBatchError", format("counts add up to %llu, but there are %zu tokens",
+                                                (unsigned long long)n_tokens, step.tokens.size()));
+    }
     positions_.clear();
     seq_ids_.clear();
     outputs_.clear();
-    std::vector<std::pair<int32_t, int32_t>> rows; // batch index, sequence id
+    rows_.clear();
     for (size_t s = 0; s < n_seqs; s++) {
         for (int32_t i = 0; i < step.counts[s]; i++) {
             positions_.push_back(step.starts[s] + i);
             seq_ids_.push_back(step.seq_ids[s]);
             outputs_.push_back(0);
-        }
-        if (step.counts[s] < 1) {
-            throw Error("InvalidBatchError",
-                        format("sequence %d has %d tokens in this step", step.seq_ids[s], step.counts[s]));
         }
         if (step.sample[s] != 0) {
             context_.check_seq(step.seq_ids[s]);
@@ -50,19 +62,14 @@ std::vector<RowResult> Runner::step(const Step & step) {
                             format("sequence %d has no sampler; open it first", step.seq_ids[s]));
             }
             outputs_.back() = 1;
-            rows.emplace_back(int32_t(outputs_.size()) - 1, step.seq_ids[s]);
+            rows_.emplace_back(int32_t(outputs_.size()) - 1, step.seq_ids[s]);
         }
     }
-    if (step.tokens.size() != positions_.size()) {
-        throw Error("InvalidBatchError", format("counts add up to %zu, but there are %zu tokens",
-                                                positions_.size(), step.tokens.size()));
-    }
-    Context::Lease lease(context_);
     context_.decode_leased(
         {step.tokens.size(), step.tokens.data(), positions_.data(), seq_ids_.data(), outputs_.data()});
     std::vector<RowResult> results;
-    results.reserve(rows.size());
-    for (const auto & [index, seq_id] : rows) {
+    results.reserve(rows_.size());
+    for (const auto & [index, seq_id] : rows_) {
         results.push_back(sample_row(slots_[size_t(seq_id)], context_.logits_leased(index)));
     }
     return results;

@@ -38,7 +38,8 @@ struct Step {
 
 class Runner {
   public:
-    // The context must outlive the runner (the binding keeps it alive).
+    // The context must outlive the runner (the binding keeps it alive). Every call takes it: a second thread gets
+    // ContextBusyError.
     explicit Runner(Context & context);
     Runner(const Runner &) = delete;
     Runner & operator=(const Runner &) = delete;
@@ -46,7 +47,7 @@ class Runner {
     // `n_logprobs` < 0: none. `special` renders control tokens as text, too.
     void open_sequence(int32_t seq_id, const SamplerParams & params, int32_t n_logprobs, bool special,
                        const std::vector<int32_t> & prompt);
-    void close_sequence(int32_t seq_id);
+    void close_sequence(int32_t seq_id); // of a closed context, too
     // Keeps the first n_tokens of the sequence. False if this memory cannot; clearing never fails.
     bool trim(int32_t seq_id, int32_t n_tokens);
 
@@ -67,6 +68,7 @@ class Runner {
     std::vector<Slot> slots_;
     std::vector<int32_t> positions_, seq_ids_; // scratch of step()
     std::vector<uint8_t> outputs_;
+    std::vector<std::pair<int32_t, int32_t>> rows_; // batch index, sequence id
     std::vector<Candidate> candidates_;
 };
 

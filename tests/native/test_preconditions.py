@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from slipstream import _core
 from slipstream.base.errors import (
     ClosedError,
     ContextBusyError,
@@ -402,3 +403,25 @@ def checksum(data: bytes) -> int:
     for byte in data[end:]:
         value = (value ^ byte) * 0x100000001B3 % 2**64
     return value
+
+
+def test_steps_of_impossible_sizes_are_refused_before_they_take_memory(context: Context) -> None:
+    runner = _core.Runner(context)
+    for start, count in ((0, 2**31 - 1), (2**31 - 1, 3), (-1, 3), (0, 0)):
+        with pytest.raises(InvalidBatchError):
+            runner.step([0], [start], [count], [1, 2, 3], [False])
+
+
+def test_a_runner_outlives_its_context(model: Model) -> None:
+    context = Context(model, n_ctx=64, n_threads=1)
+    runner = _core.Runner(context)
+    runner.open_sequence(0, SamplerParams(), -1, False, [1])
+    context.close()
+    runner.close_sequence(0)
+    for call in (
+        lambda: runner.open_sequence(0, SamplerParams(), -1, False, [1]),
+        lambda: runner.step([0], [0], [1], [1], [False]),
+        lambda: runner.trim(0, 0),
+    ):
+        with pytest.raises(ClosedError):
+            call()
