@@ -15,11 +15,11 @@ nb::bytes to_bytes(const std::string & text) {
     return nb::bytes(text.data(), text.size());
 }
 
-// (token ids, pieces, is_eog, logprobs), lists of one entry per row; a logprob is None or
+// (token ids, pieces, is_eog, logprobs, counts); the first four have one entry per row; a logprob is None or
 // (token, piece, logprob, [(token, piece, logprob), ...]).
-nb::tuple to_python(const std::vector<RowResult> & rows) {
+nb::tuple to_python(const StepResult & result) {
     nb::list tokens, pieces, is_eog, logprobs;
-    for (const RowResult & row : rows) {
+    for (const RowResult & row : result.rows) {
         tokens.append(row.token);
         pieces.append(to_bytes(row.piece));
         is_eog.append(row.is_eog);
@@ -33,7 +33,7 @@ nb::tuple to_python(const std::vector<RowResult> & rows) {
         }
         logprobs.append(nb::make_tuple(row.token, to_bytes(row.piece), row.logprob, top));
     }
-    return nb::make_tuple(tokens, pieces, is_eog, logprobs);
+    return nb::make_tuple(tokens, pieces, is_eog, logprobs, result.counts);
 }
 
 } // namespace
@@ -41,7 +41,8 @@ nb::tuple to_python(const std::vector<RowResult> & rows) {
 void bind_runner(nb::module_ & m) {
     nb::class_<Runner>(m, "Runner",
                        "The engine's step on a context: decode, sample and detokenize in one call.")
-        .def(nb::init<Context &>(), nb::keep_alive<1, 2>(), "context"_a)
+        .def(nb::init<Context &, bool>(), nb::keep_alive<1, 2>(), "context"_a, "ngram"_a = false,
+             "`ngram` keeps an index of each sequence's tokens for propose().")
         .def(
             "open_sequence", &Runner::open_sequence, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a,
             "params"_a, "n_logprobs"_a, "special"_a, "prompt"_a,
@@ -54,27 +55,47 @@ void bind_runner(nb::module_ & m) {
         .def(
             "step",
             [](Runner & self, std::vector<int32_t> seq_ids, std::vector<int32_t> starts,
-               std::vector<int32_t> counts, std::vector<int32_t> tokens, std::vector<bool> sample) {
-                Step step = {std::move(seq_ids), std::move(starts), std::move(counts), std::move(tokens),
-                             std::vector<uint8_t>(sample.begin(), sample.end())};
-                std::vector<RowResult> rows;
+               std::vector<int32_t> counts, std::vector<int32_t> tokens, std::vector<bool> sample,
+               std::vector<int32_t> drafts) {
+                Step step = {std::move(seq_ids),
+                             std::move(starts),
+                             std::move(counts),
+                             std::move(tokens),
+                             std::vector<uint8_t>(sample.begin(), sample.end()),
+                             std::move(drafts)};
+                StepResult result;
                 {
                     nb::gil_scoped_release release;
-                    rows = self.step(step);
+                    result = self.step(step);
                 }
-                return to_python(rows);
+                return to_python(result);
             },
-            "seq_ids"_a, "starts"_a, "counts"_a, "tokens"_a, "sample"_a,
+            "seq_ids"_a, "starts"_a, "counts"_a, "tokens"_a, "sample"_a, "drafts"_a = std::vector<int32_t>(),
             nb::sig(
                 "def step(self, seq_ids: collections.abc.Sequence[int], starts: collections.abc.Sequence[int], "
                 "counts: collections.abc.Sequence[int], tokens: collections.abc.Sequence[int], "
-                "sample: collections.abc.Sequence[bool]) -> tuple[list[int], list[bytes], list[bool], "
-                "list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None]]"),
-            "Compute counts[i] tokens of each sequence from position starts[i]; sample after the last where sample[i].\n\n"
+                "sample: collections.abc.Sequence[bool], drafts: collections.abc.Sequence[int] = ()) -> "
+                "tuple[list[int], list[bytes], list[bool], "
+                "list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None], list[int]]"),
+            "Compute counts[i] tokens of each sequence from position starts[i]; sample after the last where sample[i].\n"
+            "The last drafts[i] of them are guesses: sampling goes on behind each that is what was sampled in its place,\n"
+            "and the others are taken out of memory again.\n\n"
             "Returns:\n"
-            "    Token ids, their bytes, whether each ends a generation, and log-probabilities, one per sampled sequence.\n\n"
+            "    Token ids, their bytes, whether each ends a generation, and log-probabilities, one entry per token;\n"
+            "    then how many of them belong to each sampled sequence.\n\n"
             "Raises:\n"
-            "    InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.");
+            "    InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.")
+        .def(
+            "propose",
+            [](const Runner & self, const std::vector<int32_t> & seq_ids, int32_t max_tokens) {
+                std::vector<std::pair<int32_t, std::vector<int32_t>>> proposals;
+                for (Proposal & p : self.propose(seq_ids, max_tokens)) {
+                    proposals.emplace_back(p.match, std::move(p.tokens));
+                }
+                return proposals;
+            },
+            "seq_ids"_a, "max_tokens"_a,
+            "Drafts for each sequence from its own text: (length of the match, tokens that followed it), (0, []) for none.");
 }
 
 } // namespace slipstream

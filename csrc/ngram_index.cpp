@@ -46,7 +46,8 @@ int32_t NgramIndex::propose(int32_t max_tokens, std::vector<int32_t> & draft) co
         }
         const size_t next = found->second;
         int32_t match = 0;
-        while (match < MAX_MATCH && size_t(match) < next && tokens_[next - 1 - size_t(match)] == tokens_[end - 1 - size_t(match)]) {
+        while (match < MAX_MATCH && size_t(match) < next &&
+               tokens_[next - 1 - size_t(match)] == tokens_[end - 1 - size_t(match)]) {
             match++;
         }
         if (match < length) {

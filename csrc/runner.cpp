@@ -5,7 +5,8 @@
 
 namespace slipstream {
 
-Runner::Runner(Context & context) : context_(context), slots_(context.n_seq_max()) {}
+Runner::Runner(Context & context, bool ngram)
+    : context_(context), ngram_(ngram), slots_(context.n_seq_max()) {}
 
 void Runner::open_sequence(int32_t seq_id, const SamplerParams & params, int32_t n_logprobs, bool special,
                            const std::vector<int32_t> & prompt) {
@@ -13,7 +14,11 @@ void Runner::open_sequence(int32_t seq_id, const SamplerParams & params, int32_t
     context_.check_seq(seq_id);
     auto sampler = std::make_unique<Sampler>(context_.model(), params);
     sampler->accept_prompt(prompt);
-    slots_[size_t(seq_id)] = {std::move(sampler), n_logprobs, special};
+    Slot & slot = slots_[size_t(seq_id)];
+    slot = {std::move(sampler), n_logprobs, special, {}};
+    if (ngram_) {
+        slot.index.append(prompt);
+    }
 }
 
 void Runner::close_sequence(int32_t seq_id) {
@@ -27,11 +32,14 @@ bool Runner::trim(int32_t seq_id, int32_t n_tokens) {
     return context_.seq_rm_leased(seq_id, n_tokens == 0 ? -1 : n_tokens, -1);
 }
 
-std::vector<RowResult> Runner::step(const Step & step) {
+StepResult Runner::step(const Step & step) {
     Context::Lease lease(context_);
     const size_t n_seqs = step.seq_ids.size();
     if (step.starts.size() != n_seqs || step.counts.size() != n_seqs || step.sample.size() != n_seqs) {
         throw Error("InvalidBatchError", "seq_ids, starts, counts and sample must have the same length");
+    }
+    if (!step.drafts.empty() && step.drafts.size() != n_seqs) {
+        throw Error("InvalidBatchError", "drafts must be empty or as long as seq_ids");
     }
     uint64_t n_tokens = 0;
     for (size_t s = 0; s < n_seqs; s++) {
@@ -61,18 +69,56 @@ std::vector<RowResult> Runner::step(const Step & step) {
                 throw Error("InvalidBatchError",
                             format("sequence %d has no sampler; open it first", step.seq_ids[s]));
             }
-            outputs_.back() = 1;
-            rows_.emplace_back(int32_t(outputs_.size()) - 1, step.seq_ids[s]);
+            const int32_t n_drafts = step.drafts.empty() ? 0 : step.drafts[s];
+            if (n_drafts < 0 || n_drafts >= step.counts[s]) {
+                throw Error(
+                    "InvalidBatchError",
+                    format("sequence %d has %d drafts among its %d tokens; at least one token must be none",
+                           step.seq_ids[s], n_drafts, step.counts[s]));
+            }
+            std::fill(outputs_.end() - n_drafts - 1, outputs_.end(), uint8_t(1));
+            rows_.emplace_back(int32_t(outputs_.size()) - 1 - n_drafts, s);
+        } else if (!step.drafts.empty() && step.drafts[s] != 0) {
+            throw Error("InvalidBatchError",
+                        format("sequence %d has drafts and is not sampled", step.seq_ids[s]));
         }
     }
     context_.decode_leased(
         {step.tokens.size(), step.tokens.data(), positions_.data(), seq_ids_.data(), outputs_.data()});
-    std::vector<RowResult> results;
-    results.reserve(rows_.size());
-    for (const auto & [index, seq_id] : rows_) {
-        results.push_back(sample_row(slots_[size_t(seq_id)], context_.logits_leased(index)));
+    StepResult result;
+    result.rows.reserve(rows_.size());
+    for (const auto & [first, s] : rows_) {
+        verify(step, first, s, result);
     }
-    return results;
+    return result;
+}
+
+// Samples the outputs of sequence `s` from batch index `first` on, as long as the draft behind each is what came out.
+void Runner::verify(const Step & step, int32_t first, size_t s, StepResult & result) {
+    Slot & slot = slots_[size_t(step.seq_ids[s])];
+    const int32_t n_drafts = step.drafts.empty() ? 0 : step.drafts[s];
+    int32_t n_sampled = 0;
+    bool agrees = true;
+    while (agrees && n_sampled <= n_drafts) {
+        const int32_t index = first + n_sampled;
+        result.rows.push_back(sample_row(slot, context_.logits_leased(index)));
+        agrees = n_sampled < n_drafts && result.rows.back().token == step.tokens[size_t(index) + 1];
+        n_sampled++;
+    }
+    result.counts.push_back(n_sampled);
+    if (n_sampled <= n_drafts &&
+        !context_.seq_rm_leased(step.seq_ids[s], positions_[size_t(first)] + n_sampled, -1)) {
+        throw Error("ComputeError", "this memory cannot take rejected drafts out again");
+    }
+}
+
+std::vector<Proposal> Runner::propose(const std::vector<int32_t> & seq_ids, int32_t max_tokens) const {
+    std::vector<Proposal> proposals(seq_ids.size());
+    for (size_t i = 0; i < seq_ids.size(); i++) {
+        context_.check_seq(seq_ids[i]);
+        proposals[i].match = slots_[size_t(seq_ids[i])].index.propose(max_tokens, proposals[i].tokens);
+    }
+    return proposals;
 }
 
 RowResult Runner::sample_row(Slot & slot, float * logits) {
@@ -80,6 +126,9 @@ RowResult Runner::sample_row(Slot & slot, float * logits) {
     const llama_vocab * vocab = context_.vocab();
     row.token = slot.sampler->sample(logits);
     slot.sampler->accept(row.token);
+    if (ngram_) {
+        slot.index.append(row.token);
+    }
     row.is_eog = llama_vocab_is_eog(vocab, row.token);
     append_piece(vocab, row.token, slot.special, row.piece);
     if (slot.n_logprobs >= 0) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "context.h"
+#include "ngram_index.h"
 #include "sampler.h"
 
 namespace slipstream {
@@ -34,13 +35,28 @@ struct Step {
     std::vector<int32_t> counts;
     std::vector<int32_t> tokens;
     std::vector<uint8_t> sample;
+    // How many of a sequence's tokens, the last ones, are drafts to verify; needs `sample`. Empty means none.
+    std::vector<int32_t> drafts;
+};
+
+// `counts[i]` rows belong to the i-th sequence with `sample`: one, and one more for each draft that was accepted.
+struct StepResult {
+    std::vector<RowResult> rows;
+    std::vector<int32_t> counts;
+};
+
+// Tokens that may come next because they did before, after the same `match` tokens.
+struct Proposal {
+    int32_t match = 0;
+    std::vector<int32_t> tokens;
 };
 
 class Runner {
   public:
     // The context must outlive the runner (the binding keeps it alive). Every call takes it: a second thread gets
     // ContextBusyError.
-    explicit Runner(Context & context);
+    // `ngram` keeps an index of each sequence's tokens for propose().
+    explicit Runner(Context & context, bool ngram = false);
     Runner(const Runner &) = delete;
     Runner & operator=(const Runner &) = delete;
 
@@ -51,24 +67,33 @@ class Runner {
     // Keeps the first n_tokens of the sequence. False if this memory cannot; clearing never fails.
     bool trim(int32_t seq_id, int32_t n_tokens);
 
-    // One result per sequence with `sample`, in order. Errors as Context::decode; a sampler's error leaves the
-    // computed tokens in memory and is reported for the whole step.
-    std::vector<RowResult> step(const Step & step);
+    // Computes and samples. A draft is accepted if it is what the sequence's own sampler picks in its place, so the
+    // tokens are those of plain steps, with the same random numbers; behind the first that is not, drafts are taken
+    // out of memory again. Errors as Context::decode; a sampler's error leaves the computed tokens in memory and is
+    // reported for the whole step.
+    StepResult step(const Step & step);
+
+    // Up to `max_tokens` drafts for each sequence, from its own text so far. Empty without `ngram`.
+    std::vector<Proposal> propose(const std::vector<int32_t> & seq_ids, int32_t max_tokens) const;
 
   private:
     struct Slot {
         std::unique_ptr<Sampler> sampler;
         int32_t n_logprobs = -1;
         bool special = false;
+        NgramIndex index;
     };
 
     RowResult sample_row(Slot & slot, float * logits);
 
+    void verify(const Step & step, int32_t first, size_t s, StepResult & result);
+
     Context & context_;
+    bool ngram_;
     std::vector<Slot> slots_;
     std::vector<int32_t> positions_, seq_ids_; // scratch of step()
     std::vector<uint8_t> outputs_;
-    std::vector<std::pair<int32_t, int32_t>> rows_; // batch index, sequence id
+    std::vector<std::pair<int32_t, size_t>> rows_; // batch index of the first output, index in the step
     std::vector<Candidate> candidates_;
 };
 

@@ -549,7 +549,8 @@ class Runner:
     The engine's step on a context: decode, sample and detokenize in one call.
     """
 
-    def __init__(self, context: Context) -> None: ...
+    def __init__(self, context: Context, ngram: bool = False) -> None:
+        """`ngram` keeps an index of each sequence's tokens for propose()."""
 
     def open_sequence(self, seq_id: int, params: SamplerParams, n_logprobs: int, special: bool, prompt: Sequence[int]) -> None:
         """
@@ -564,15 +565,23 @@ class Runner:
         Keep the first `n_tokens` tokens of a sequence. False if this memory cannot; nothing has changed then.
         """
 
-    def step(self, seq_ids: Sequence[int], starts: Sequence[int], counts: Sequence[int], tokens: Sequence[int], sample: Sequence[bool]) -> tuple[list[int], list[bytes], list[bool], list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None]]:
+    def step(self, seq_ids: Sequence[int], starts: Sequence[int], counts: Sequence[int], tokens: Sequence[int], sample: Sequence[bool], drafts: Sequence[int] = ()) -> tuple[list[int], list[bytes], list[bool], list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None], list[int]]:
         """
         Compute counts[i] tokens of each sequence from position starts[i]; sample after the last where sample[i].
+        The last drafts[i] of them are guesses: sampling goes on behind each that is what was sampled in its place,
+        and the others are taken out of memory again.
 
         Returns:
-            Token ids, their bytes, whether each ends a generation, and log-probabilities, one per sampled sequence.
+            Token ids, their bytes, whether each ends a generation, and log-probabilities, one entry per token;
+            then how many of them belong to each sampled sequence.
 
         Raises:
             InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.
+        """
+
+    def propose(self, seq_ids: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
+        """
+        Drafts for each sequence from its own text: (length of the match, tokens that followed it), (0, []) for none.
         """
 
 class ChatTemplate:

@@ -185,6 +185,7 @@ class FakeRunner:
     def _check_batch(self, scheduled: Sequence[ScheduledSequence]) -> None:
         assert scheduled
         seq_ids = [sequence.seq_id for sequence in scheduled]
+        assert sum(sequence.num_drafts for sequence in scheduled) <= self.info.max_drafts
         assert len(set(seq_ids)) == len(seq_ids), "a sequence comes once a step"
         assert sum(len(sequence.token_ids) for sequence in scheduled) <= self.info.max_batch_tokens
         for sequence in scheduled:
@@ -192,6 +193,8 @@ class FakeRunner:
             assert sequence.seq_id in self.samplers, "no sampler"
             assert sequence.seq_id not in self.unknown, "not rebuilt after a failed step"
             assert sequence.token_ids
+            assert 0 <= sequence.num_drafts < len(sequence.token_ids)
+            assert sequence.sample or not sequence.num_drafts
             cells = self.cells.get(sequence.seq_id, [])
             assert sequence.start == len(cells), (sequence.start, len(cells))
             assert len(cells) + len(sequence.token_ids) <= self.info.max_sequence_length
@@ -209,15 +212,41 @@ class FakeRunner:
             cells = self.cells.setdefault(sequence.seq_id, [])
             cells.extend(sequence.token_ids)
             self._number_cells(sequence.seq_id)
-            if not sequence.sample:
-                continue
-            sampler = self.samplers[sequence.seq_id]
+            if sequence.sample:
+                self._sample(sequence, cells, result)
+                self._number_cells(sequence.seq_id)
+        return result
+
+    def _sample(self, sequence: ScheduledSequence, cells: list[int], result: StepResult) -> None:
+        """Sample behind the last token that is no draft, and behind each draft that agrees; drop the others."""
+        sampler = self.samplers[sequence.seq_id]
+        drafts = list(sequence.token_ids)[len(sequence.token_ids) - sequence.num_drafts :]
+        del cells[len(cells) - len(drafts) :]
+        wanted = sampler.sampling.logprobs is not None
+        result.counts.append(0)
+        for draft in [*drafts, None]:
             assert cells == sampler.history, "the cells are not what the sampler has seen"
             token = self.next_token(cells, sampler.num_prompt_tokens)
             sampler.history.append(token)
             result.token_ids.append(token)
             result.pieces.append(VOCAB[token])
             result.is_eog.append(token == EOG)
-            wanted = sampler.sampling.logprobs is not None
             result.logprobs.append(TokenLogprob(token, VOCAB[token], -0.5) if wanted else None)
-        return result
+            result.counts[-1] += 1
+            if token != draft:
+                break
+            cells.append(token)
+
+    def propose(self, seq_ids: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
+        """Draft what really comes next, wrong from a place that depends on the text; nothing for some texts."""
+        proposals = []
+        for seq_id in seq_ids:
+            sampler = self.samplers[seq_id]
+            text = list(sampler.history)
+            num_tokens, num_right = sum(text) % (max_tokens + 1), sum(text) // 7 % (max_tokens + 1)
+            draft: list[int] = []
+            for i in range(num_tokens):
+                token = self.next_token(text + draft, sampler.num_prompt_tokens)
+                draft.append(token if i < num_right else (token + 1) % self.info.num_vocab)
+            proposals.append((5 if draft else 0, draft))
+        return proposals

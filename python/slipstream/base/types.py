@@ -181,6 +181,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         mmap: Map the file into memory rather than read it.
         repack: Let ggml re-arrange weights for this CPU (a copy, faster single-token decode of some types).
         chat_template: Jinja text that replaces the model's own template.
+        speculation: `ngram` drafts tokens from a request's own text and verifies them in the batch, where that pays by
+            measured step costs; `off` never does. The output is the same either way.
         role_affixes: Manual prompt format that replaces templates: role to (prefix, suffix).
 
     Raises:
@@ -200,12 +202,16 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     repack: bool = True
     chat_template: str | None = None
     role_affixes: dict[str, tuple[str, str]] | None = None
+    speculation: str = "ngram"
 
     def __post_init__(self) -> None:
         for name, (low, high) in _LOAD_RANGES.items():
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 _out_of_range(name, value, low, high)
+        if self.speculation not in ("ngram", "off"):
+            message = f"speculation is {self.speculation!r}; it must be ngram or off"
+            raise InvalidRequestError(message, param="speculation")
 
 
 DEFAULT_CONTEXT_LENGTH = 8192
@@ -263,6 +269,10 @@ class Usage(msgspec.Struct, array_like=True):
         queue_s: Seconds from submission to the first step.
         prefill_s: Seconds from the first step to the first token.
         decode_s: Seconds from the first token to the last.
+        num_drafted_tokens: Proposed by speculation; the next three add up to it.
+        num_accepted_tokens: Of those, were what the model said.
+        num_rejected_tokens: Were not.
+        num_ignored_tokens: Came behind a rejected one.
     """
 
     num_prompt_tokens: int = 0
@@ -271,6 +281,10 @@ class Usage(msgspec.Struct, array_like=True):
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_rejected_tokens: int = 0
+    num_ignored_tokens: int = 0
 
 
 class OutputDelta(msgspec.Struct, tag="delta", omit_defaults=True):

@@ -78,8 +78,10 @@ class EngineCore:
         self._runner = runner
         self._info = runner.info
         self._sink = sink
-        self._scheduler = Scheduler(runner, max_num_running=max_num_running)
         self._cost_model = CostModel(runner.info.max_batch_tokens)
+        self._scheduler = Scheduler(
+            runner, max_num_running=max_num_running, cost_model=self._cost_model
+        )
         self._max_accepted = self._scheduler.max_num_running + max_waiting
         self._max_waiting = max_waiting
         self._changed = threading.Condition()  # guards the five below

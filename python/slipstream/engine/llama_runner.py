@@ -23,6 +23,7 @@ _llama_log = logging.getLogger("slipstream.llama")
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
 CACHED_SEQS = 16
+MAX_DRAFTS = 32  # of all sequences in one step; each needs a row of logits
 
 
 def forward_native_log(*, is_loading: bool = False) -> None:
@@ -56,13 +57,14 @@ class LlamaRunner:
         can_trim = not (model.is_recurrent or model.is_hybrid)
         # Ids beyond `parallel` are for cached prefixes; recurrent states would cost memory for each.
         num_seqs = max(config.parallel, min(config.parallel + CACHED_SEQS, 64))
+        max_drafts = MAX_DRAFTS if can_trim and config.speculation == "ngram" else 0
         try:
             self._context = _core.Context(
                 model,
                 n_ctx=num_ctx,
                 n_batch=min(config.batch_size, max(num_ctx, 1)),
                 n_seq_max=num_seqs if can_trim else config.parallel,
-                n_outputs_max=config.parallel,
+                n_outputs_max=config.parallel + max_drafts,
                 n_threads=config.threads,
                 flash_attention=config.flash_attention,
                 type_k=config.kv_type,
@@ -72,7 +74,7 @@ class LlamaRunner:
         finally:
             forward_native_log(is_loading=True)
         self._model = model
-        self._runner = _core.Runner(self._context)
+        self._runner = _core.Runner(self._context, max_drafts > 0)
         self.info = RunnerInfo(
             num_kv_cells=self._context.n_ctx,
             max_num_seqs=self._context.n_seq_max,
@@ -81,6 +83,7 @@ class LlamaRunner:
             can_trim=can_trim,
             num_vocab=model.n_vocab,
             can_share=can_trim,
+            max_drafts=max_drafts,
         )
 
     @classmethod
@@ -152,15 +155,17 @@ class LlamaRunner:
         """See ModelRunner."""
         seq_ids, starts, counts, sample = [], [], [], []
         tokens: list[int] = []
+        drafts = []
         for sequence in scheduled:
             seq_ids.append(sequence.seq_id)
             starts.append(sequence.start)
             counts.append(len(sequence.token_ids))
             tokens += sequence.token_ids
             sample.append(sequence.sample)
+            drafts.append(sequence.num_drafts)
         try:
-            token_ids, pieces, is_eog, logprobs = self._runner.step(
-                seq_ids, starts, counts, tokens, sample
+            token_ids, pieces, is_eog, logprobs, num_sampled = self._runner.step(
+                seq_ids, starts, counts, tokens, sample, drafts
             )
         except Exception:
             forward_native_log()
@@ -170,7 +175,12 @@ class LlamaRunner:
             pieces,
             is_eog,
             [None if entry is None else TokenLogprob(*entry) for entry in logprobs],
+            num_sampled,
         )
+
+    def propose(self, seq_ids: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
+        """See ModelRunner."""
+        return self._runner.propose(list(seq_ids), max_tokens)
 
     def interrupt(self) -> None:
         """See ModelRunner."""

@@ -17,6 +17,7 @@ from slipstream.base.types import (
     Usage,
 )
 from slipstream.engine.output_text import OutputText
+from slipstream.engine.spec_decode import SpeculationCounters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +64,7 @@ class Request:
         max_num_tokens: Length of `token_ids` that ends it with LENGTH; set by `check_request`.
         text: The text of its output.
         stop_token_ids: As a set.
+        speculation: What became of its drafts.
         first_step_s: When it was admitted first.
         first_token_s: When its first output token came.
         last_token_s: When its latest output token came.
@@ -81,6 +83,7 @@ class Request:
     max_num_tokens: int = field(init=False, default=0)
     text: OutputText = field(init=False)
     stop_token_ids: frozenset[int] = field(init=False)
+    speculation: SpeculationCounters = field(init=False, default_factory=SpeculationCounters)
     first_step_s: float = field(init=False, default=0.0)
     first_token_s: float = field(init=False, default=0.0)
     last_token_s: float = field(init=False, default=0.0)
@@ -143,6 +146,10 @@ class Request:
             queue_s=max(0.0, first_step_s - self.arrival_s),
             prefill_s=first_token_s - first_step_s,
             decode_s=self.last_token_s - first_token_s if self.first_token_s else 0.0,
+            num_drafted_tokens=self.speculation.num_drafted,
+            num_accepted_tokens=self.speculation.num_accepted,
+            num_rejected_tokens=self.speculation.num_rejected,
+            num_ignored_tokens=self.speculation.num_ignored,
         )
 
 

@@ -23,6 +23,7 @@ class RunnerInfo:
         can_trim: Whether a part of a sequence can be removed (false for recurrent memory).
         num_vocab: Token ids are 0 … num_vocab - 1.
         can_share: Whether `copy_prefix` works; needs `can_trim`.
+        max_drafts: Most draft tokens verified in one step; 0 for a runner that proposes none.
     """
 
     num_kv_cells: int
@@ -32,6 +33,7 @@ class RunnerInfo:
     can_trim: bool
     num_vocab: int
     can_share: bool = False
+    max_drafts: int = 0
 
 
 @dataclass(slots=True)
@@ -43,29 +45,34 @@ class ScheduledSequence:
         start: Position of the first of `token_ids`; equals the tokens the sequence already has in the KV cache.
         token_ids: To be computed in this step, at least one.
         sample: Sample a token after the last of `token_ids`.
+        num_drafts: The last so many of `token_ids` are drafts, which need `sample`: a token is sampled before each,
+            too, as long as it agrees with the draft; drafts behind a disagreement leave the KV cache again.
     """
 
     seq_id: int
     start: int
     token_ids: Sequence[int]
     sample: bool
+    num_drafts: int = 0
 
 
 @dataclass(slots=True)
 class StepResult:
-    """What came out of a step; each list has one entry per sequence with `sample`, in the order scheduled.
+    """What came out of a step: one entry per sampled token, in the order scheduled.
 
     Attributes:
         token_ids: The sampled tokens.
         pieces: Their bytes, b"" for control tokens.
         is_eog: Whether the token ends a generation by the vocabulary's own word.
         logprobs: Where the request asked for them, else None.
+        counts: Tokens of each sequence with `sample`: one, and one more for each accepted draft.
     """
 
     token_ids: list[int] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
     is_eog: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
 
 
 class ModelRunner(Protocol):
@@ -105,6 +112,13 @@ class ModelRunner(Protocol):
             NoKVSlotError: no room; memory is as before the call.
             DecodeAborted: stopped by `interrupt`; sequences of this step must be rebuilt from their tokens.
             ComputeError: the backend failed; likewise.
+        """
+
+    def propose(self, seq_ids: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
+        """Draft tokens that may come next in each of these sequences.
+
+        Returns:
+            Per sequence the length of the match the draft comes from and up to `max_tokens` tokens; (0, []) for none.
         """
 
     def interrupt(self) -> None:

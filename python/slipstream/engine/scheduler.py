@@ -13,9 +13,11 @@ from slipstream.engine.kv_cache import KVCache
 from slipstream.engine.prefix_tree import num_common_tokens
 from slipstream.engine.request import NO_SEQUENCE, Request, RequestStatus, failure
 from slipstream.engine.runner import ScheduledSequence
+from slipstream.engine.speculator import Speculator
 
 if TYPE_CHECKING:
     from slipstream.base.types import Event
+    from slipstream.engine.cost_model import CostModel
     from slipstream.engine.prefix_tree import PrefixMatch
     from slipstream.engine.runner import ModelRunner, StepResult
 
@@ -57,6 +59,7 @@ class Scheduler:
     Args:
         runner: Its `info`, `trim`, `open_sequence` and `close_sequence` are used here, `step` is not.
         max_num_running: Most requests that run at the same time; more wait.
+        cost_model: What steps cost; without it nothing is drafted.
 
     Attributes:
         kv_cache: The accounts of its memory.
@@ -66,7 +69,13 @@ class Scheduler:
         num_preemptions: So far.
     """
 
-    def __init__(self, runner: ModelRunner, *, max_num_running: int | None = None) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        *,
+        max_num_running: int | None = None,
+        cost_model: CostModel | None = None,
+    ) -> None:
         self._runner = runner
         self._max_batch_tokens = runner.info.max_batch_tokens
         self.max_num_running = min(
@@ -75,6 +84,9 @@ class Scheduler:
             max_num_running or runner.info.max_num_seqs,
         )
         self.kv_cache = KVCache(runner)
+        self.speculator = (
+            Speculator(runner, cost_model) if cost_model and runner.info.max_drafts else None
+        )
         self._requests: dict[str, Request] = {}
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
@@ -141,11 +153,14 @@ class Scheduler:
                 )
             else:
                 behind.append(request)
-        output.num_tokens = len(scheduled)
+        num_decodes = output.num_tokens = len(scheduled)
         for request in behind:
             self._schedule_chunk(output, request)
         if self._waiting:
             self._admit(output, now_s)
+        if self.speculator and 0 < num_decodes == output.num_tokens:
+            room = min(self.kv_cache.num_free_cells, self._max_batch_tokens) - num_decodes
+            output.num_tokens += self.speculator.add_drafts(requests, scheduled, room)
         # Prompts alone cannot be stuck: each was admitted with room for itself and all before it.
         assert scheduled or not self._requests
         return output
@@ -158,14 +173,24 @@ class Scheduler:
             result: What the runner made of it.
             now_s: When it was done.
         """
-        append, events = self.kv_cache.append, self._events
-        row = 0
+        first = 0
+        counts = iter(result.counts)
         for request, scheduled in zip(output.requests, output.scheduled, strict=True):
-            num_tokens = len(scheduled.token_ids)
+            num_sampled = next(counts) if scheduled.sample else 0
+            num_tokens = len(scheduled.token_ids) - scheduled.num_drafts
             request.num_computed_tokens += num_tokens
-            append(request.seq_id, num_tokens)
-            if not scheduled.sample:
-                continue
+            self.kv_cache.append(request.seq_id, num_tokens)
+            if scheduled.num_drafts and self.speculator:
+                self.speculator.record(request, scheduled.num_drafts, num_sampled - 1)
+            self._take_outputs(request, result, range(first, first + num_sampled), now_s)
+            first += num_sampled
+
+    def _take_outputs(
+        self, request: Request, result: StepResult, rows: range, now_s: float
+    ) -> None:
+        """Give a request what was sampled for it, as far as it goes on. All but the last are accepted drafts."""
+        for row in rows:
+            self.num_output_tokens += 1
             delta = request.append_output(
                 result.token_ids[row],
                 result.pieces[row],
@@ -173,13 +198,18 @@ class Scheduler:
                 result.logprobs[row],
                 now_s,
             )
-            row += 1
+            is_draft = row < rows[-1]
             if delta.finish_reason is None:
-                events.append(delta)
-            else:
-                delta.usage = request.usage(now_s)
-                self._end(request, delta)
-        self.num_output_tokens += row
+                self._events.append(delta)
+                if is_draft:  # its cell is computed already
+                    request.num_computed_tokens += 1
+                    self.kv_cache.append(request.seq_id, 1)
+                continue
+            if is_draft:  # it and those behind it are not accounted for
+                self.kv_cache.truncate(request.seq_id, request.num_computed_tokens)
+            delta.usage = request.usage(now_s)
+            self._end(request, delta)
+            return
 
     def relieve(self, error: SlipstreamError, now_s: float) -> None:
         """Make room after the runner found none, though by our accounts there was some; then plan again.

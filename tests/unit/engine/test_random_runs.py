@@ -2,11 +2,13 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from slipstream.base.errors import ComputeError, NoKVSlotError
 from slipstream.base.types import FinishReason, RequestFailed, SamplingParams
+from slipstream.engine.cost_model import CostModel
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.runner import RunnerInfo
 from slipstream.engine.scheduler import Scheduler
@@ -30,7 +32,16 @@ def random_info(rng):
         can_trim=can_trim,
         num_vocab=len(VOCAB),
         can_share=can_trim and rng.random() < 0.7,
+        max_drafts=rng.choice([0, 4, 16]) if can_trim else 0,
     )
+
+
+def free_rows():
+    """A cost curve on which every draft pays."""
+    costs = CostModel(64)
+    costs.record(1, 1.0)
+    costs.record(64, 1.0)
+    return costs
 
 
 def random_request(rng, index, limit):
@@ -55,7 +66,7 @@ class Run:
     def __init__(self, info, max_num_running=None):
         self.runner = FakeRunner(info)
         num_running = max_num_running or info.max_num_seqs
-        self.scheduler = Scheduler(self.runner, max_num_running=num_running)
+        self.scheduler = Scheduler(self.runner, max_num_running=num_running, cost_model=free_rows())
         self.requests = {}
         self.events = []
         self.now_s = 1.0
@@ -113,11 +124,20 @@ class Run:
         for delta in deltas:
             entries = None if delta.logprobs is None else [e.token_id for e in delta.logprobs]
             assert entries == (delta.token_ids if wants_logprobs and delta.token_ids else None)
+        usage = getattr(events[-1], "usage", None)
+        if usage is not None:
+            judged = (
+                usage.num_accepted_tokens,
+                usage.num_rejected_tokens,
+                usage.num_ignored_tokens,
+            )
+            assert sum(judged) == usage.num_drafted_tokens
         return text, token_ids, events[-1]
 
 
 def alone(info, arguments):
-    run = Run(info)
+    """What a request gives without company and without drafts."""
+    run = Run(replace(info, max_drafts=0))
     run.add(*arguments)
     while run.scheduler.has_requests:
         run.step()
@@ -206,13 +226,14 @@ def test_a_runner_that_now_and_then_finds_no_room_changes_no_output(seed):
     check_outcomes(run, info, todo, touched)
 
 
-@pytest.mark.parametrize("can_share", [True, False])
-def test_the_runs_above_reach_preemption_reuse_and_eviction(can_share):
+@pytest.mark.parametrize("can_share", [False, True])
+def test_the_runs_above_reach_preemption_reuse_and_speculation(can_share):
     rng = random.Random(5)
-    info = RunnerInfo(60, 4, 8, 50, True, len(VOCAB), can_share=can_share)
-    run = Run(info, max_num_running=3)
+    info = RunnerInfo(60, 4, 8, 50, True, len(VOCAB), can_share=can_share, max_drafts=8)
+    run = Run(info)
     play(rng, run, [random_request(rng, index, 50) for index in range(NUM_REQUESTS)])
     assert run.scheduler.num_preemptions > 0
-    assert run.scheduler.num_cached_tokens > 0
-    assert run.scheduler.num_cached_tokens < run.scheduler.num_prompt_tokens
+    assert 0 < run.scheduler.num_cached_tokens < run.scheduler.num_prompt_tokens
     assert (run.runner.num_copies > 0) == can_share
+    speculator = run.scheduler.speculator
+    assert 0 < speculator.num_accepted_tokens < speculator.num_drafted_tokens
