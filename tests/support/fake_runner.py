@@ -81,6 +81,7 @@ class FakeRunner:
         )
     )
     next_token: NextToken = hashed
+    has_forgotten: Callable[[], bool] = lambda: False  # as a sliding window does
     num_real_cells: int | None = None  # fewer than info says: NoKVSlotError comes as a surprise
     refuse: Callable[[SamplingParams], Exception | None] = lambda sampling: None
     gate: threading.Semaphore | None = None  # a step begins when it is released
@@ -121,21 +122,26 @@ class FakeRunner:
         assert num_tokens == 0 or seq_id not in self.unknown
         if not self.info.can_trim and 0 < num_tokens < len(cells):
             return False
+        if 0 < num_tokens < len(cells) and seq_id not in self.samplers and self.has_forgotten():
+            return False
         self.cells[seq_id] = cells[:num_tokens]
         self._number_cells(seq_id)
         self.unknown.discard(seq_id)
         return True
 
-    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> None:
+    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> bool:
         self._check(source)
         self._check(seq_id)
         assert self.info.can_share
         assert source not in self.unknown
         assert not self.cells.get(seq_id), "only an empty sequence can take a prefix"
         assert 0 < num_tokens <= len(self.cells[source])
+        if self.has_forgotten():
+            return False
         self.cells[seq_id] = self.cells[source][:num_tokens]
         self.cell_ids[seq_id] = self.cell_ids[source][:num_tokens]
         self.num_copies += 1
+        return True
 
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         self._check()

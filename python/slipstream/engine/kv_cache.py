@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from slipstream.engine.runner import ModelRunner
 
-# An idle sequence is taken over, and cut, if that loses few cached tokens; else its prefix is shared.
+# Without an empty sequence to share its prefix with, an idle one is cut and taken over if that loses so few tokens.
 _MAX_LOST = 16
 # Where nothing can be shared: at most this many lost for each one reused. A turn that drops the previous turn's
 # reasoning stays below it; a common system prompt alone does not cost a long conversation.
@@ -128,16 +128,20 @@ class KVCache:
         return seq_id, num_cached
 
     def share(self, seq_id: int, match: PrefixMatch) -> int:
-        """Let an empty live sequence hold what was found; return how many tokens that are."""
+        """Let an empty live sequence hold what was found; return how many tokens that are.
+
+        None, if the sliding window has moved on in every sequence that held them.
+        """
         if not match.num_tokens or not self.can_share:
             return 0
-        source = min(match.owners)
-        self._runner.copy_prefix(source, seq_id, match.num_tokens)
-        self._tree.share(source, seq_id, match.num_tokens)
-        for owner in match.owners & self._idle.keys():
+        for owner in match.owners & self._idle.keys():  # they are the most recently used now
             del self._idle[owner]
             self._idle[owner] = None
-        return match.num_tokens
+        for source in sorted(match.owners):
+            if self._runner.copy_prefix(source, seq_id, match.num_tokens):
+                self._tree.share(source, seq_id, match.num_tokens)
+                return match.num_tokens
+        return 0
 
     def append(self, seq_id: int, num_tokens: int) -> None:
         """Account for tokens a step has added to a live sequence."""
@@ -222,7 +226,7 @@ class KVCache:
         self._empty.append(seq_id)
 
     def _idle_to_take_over(self, match: PrefixMatch) -> int:
-        """Return the idle sequence that loses least by becoming the prefix found, if that is little; else -1."""
+        """Return the idle sequence that loses nothing by becoming the prefix found, or too little to count; else -1."""
         if not self.can_share:
             return min(match.owners, default=-1)
         lost, seq_id = min(
@@ -232,7 +236,7 @@ class KVCache:
             ),
             default=(0, -1),
         )
-        return seq_id if lost <= _MAX_LOST else -1
+        return seq_id if lost <= (0 if self._empty else _MAX_LOST) else -1
 
     def _num_reusable(self, seq_id: int, token_ids: Sequence[int]) -> int:
         """Return how much of an idle sequence can be kept for a prompt, without sharing."""

@@ -74,6 +74,7 @@ class LlamaRunner:
         finally:
             forward_native_log(is_loading=True)
         self._model = model
+        self._window = model.n_swa
         self._runner = _core.Runner(self._context, max_drafts > 0)
         self.info = RunnerInfo(
             num_kv_cells=self._context.n_ctx,
@@ -145,11 +146,27 @@ class LlamaRunner:
 
     def trim(self, seq_id: int, num_tokens: int) -> bool:
         """See ModelRunner."""
+        if num_tokens and not self._holds_window(seq_id, num_tokens):
+            return False
         return self._runner.trim(seq_id, num_tokens)
 
-    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> None:
+    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> bool:
         """See ModelRunner."""
+        if not self._holds_window(source, num_tokens):
+            return False
         self._context.seq_cp(source, seq_id, 0, num_tokens)
+        return True
+
+    def _holds_window(self, seq_id: int, num_tokens: int) -> bool:
+        """Tell whether sliding-window layers hold what a token at position `num_tokens` looks back at.
+
+        llama.cpp gives the cells behind a sequence's window to others, a full-size window cache notwithstanding
+        (llama_kv_cache::find_slot), and keeps what remains free of holes.
+        """
+        if not self._window:
+            return True
+        first = self._context.seq_pos_min(seq_id)
+        return 0 <= first <= max(0, num_tokens - self._window + 1)
 
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         """See ModelRunner."""

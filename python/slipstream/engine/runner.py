@@ -99,10 +99,13 @@ class ModelRunner(Protocol):
             False if this memory cannot remove a part; nothing has changed then. Clearing never fails.
         """
 
-    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> None:
+    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> bool:
         """Let the empty sequence `seq_id` begin with the first `num_tokens` tokens of `source`.
 
         The cells belong to both from then on and are free again when neither holds them. Only with `info.can_share`.
+
+        Returns:
+            False if this memory no longer holds all that going on from there needs; nothing has changed then.
         """
 
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:

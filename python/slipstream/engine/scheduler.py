@@ -161,7 +161,10 @@ class Scheduler:
         if self.speculator and 0 < num_decodes == output.num_tokens:
             room = min(self.kv_cache.num_free_cells, self._max_batch_tokens) - num_decodes
             output.num_tokens += self.speculator.add_drafts(requests, scheduled, room)
-        # Prompts alone cannot be stuck: each was admitted with room for itself and all before it.
+        if not scheduled and len(running) > 1:
+            # Prompts alone hold all cells: one was admitted to share what could then not be shared.
+            self._preempt_newest()
+            return self.schedule(now_s)
         assert scheduled or not self._requests
         return output
 

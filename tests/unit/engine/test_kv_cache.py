@@ -28,6 +28,7 @@ class Memory:
 
     def copy_prefix(self, source, seq_id, num_tokens):
         self.copies.append((source, seq_id, num_tokens))
+        return True
 
     def allocate(self, token_ids):
         return self.cache.allocate(token_ids, self.cache.find(token_ids))
@@ -207,6 +208,14 @@ def test_a_cached_conversation_lends_its_prefix_and_stays():
 def test_a_cached_prefix_that_goes_on_is_taken_over_not_shared():
     memory = shared()
     first, _ = memory.run(range(40))
+    assert memory.allocate([*range(40), 90, 91]) == (first, 40)
+    assert memory.copies == memory.trims == []
+
+
+def test_without_an_empty_sequence_little_is_lost_by_taking_over():
+    memory = shared(max_num_seqs=2)
+    first, _ = memory.run(range(40))
+    memory.run([70, 71])
     assert memory.allocate([*range(38), 90, 91]) == (first, 38)
     assert memory.copies == []
     assert memory.trims == [(first, 38)]

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from dataclasses import replace
 
 import pytest
 
@@ -211,6 +212,18 @@ def test_aborts_and_faults_reach_nobody_else(seed):
     todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
     run = Run(info, rng.randint(1, info.max_num_seqs))
     touched = play(rng, run, todo, abort=0.1, compute_error=0.02)
+    check_outcomes(run, info, todo, touched)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_prefixes_that_cannot_be_had_after_all_are_computed(seed):
+    rng = random.Random(300 + seed)
+    info = replace(random_info(rng), can_trim=True, can_share=True)
+    limit = min(info.max_sequence_length, info.num_kv_cells)
+    todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
+    run = Run(info)
+    run.runner.has_forgotten = lambda: rng.random() < 0.5
+    touched = play(rng, run, todo)
     check_outcomes(run, info, todo, touched)
 
 
