@@ -113,6 +113,7 @@ void Runner::verify(const Step & step, int32_t first, size_t s, StepResult & res
 }
 
 std::vector<Proposal> Runner::propose(const std::vector<int32_t> & seq_ids, int32_t max_tokens) const {
+    Context::Lease lease(context_);
     std::vector<Proposal> proposals(seq_ids.size());
     for (size_t i = 0; i < seq_ids.size(); i++) {
         context_.check_seq(seq_ids[i]);
