@@ -55,6 +55,9 @@ class CheapRunner:
     def trim(self, seq_id: int, num_tokens: int) -> bool:
         return True
 
+    def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> bool:
+        return True
+
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         return self._result
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Two best tokens closer than this may change places: kernels add up in another order for another number of rows.
 TIE = 0.05
+# The same of quantized models of real depth: cold and alone, chunks of 64 instead of 512 tokens alone make 0.3.
+REAL_TIE = 0.5
 SYSTEM = [30 + i * 7 % 60 for i in range(90)]
 CONFIG = LoadConfig(context_length=1024, parallel=4, threads=1, batch_size=64)
 DEV_MODELS = ("smollm2-135m", "qwen05", "gemma3-270m")
@@ -78,17 +80,19 @@ class Engine:
         return self.logprobs.pop("cold")
 
 
-def assert_same(entries: list[TokenLogprob], cold: list[TokenLogprob]) -> None:
+def assert_same(entries: list[TokenLogprob], cold: list[TokenLogprob], tie: float = TIE) -> None:
     """Compare up to the first tie that fell the other way."""
     assert len(entries) == len(cold)
     for entry, expected in zip(entries, cold, strict=True):
         if entry.token_id != expected.token_id:
-            assert expected.top[0][2] - expected.top[1][2] < TIE
+            assert expected.top[0][2] - expected.top[1][2] < tie
             return
-        assert entry.logprob == pytest.approx(expected.logprob, abs=TIE)
+        assert entry.logprob == pytest.approx(expected.logprob, abs=tie)
 
 
-def check_conversations(engine: Engine, system: list[int], tails: list[list[int]]) -> None:
+def check_conversations(
+    engine: Engine, system: list[int], tails: list[list[int]], tie: float = TIE
+) -> None:
     """Chats with one beginning, started together, late and again, each with a second turn; then all alone and cold."""
     prompts = {f"chat {i}": system + tail for i, tail in enumerate(tails)}
     first, *others = prompts
@@ -104,7 +108,7 @@ def check_conversations(engine: Engine, system: list[int], tails: list[list[int]
     engine.run()
     entries = dict(engine.logprobs)
     for name, prompt in prompts.items():
-        assert_same(entries[name], engine.cold(prompt))
+        assert_same(entries[name], engine.cold(prompt), tie)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -195,5 +199,5 @@ def test_real_conversations_in_company_and_cached_answer_as_alone(
         tokenize(f"\nQ: What is the capital of {country}?\nA:")
         for country in ("France", "Japan", "Chile", "Kenya", "Norway", "Nepal")
     ]
-    check_conversations(engine, tokenize(SYSTEM_TEXT, add_special=True), tails)
+    check_conversations(engine, tokenize(SYSTEM_TEXT, add_special=True), tails, REAL_TIE)
     assert engine.num_copies >= 5
