@@ -14,6 +14,7 @@ from slipstream.base.limits import (
     MAX_CONTEXT_LENGTH,
     MAX_PARALLEL,
     MAX_THREADS,
+    SPECULATION_MODES,
 )
 
 
@@ -209,8 +210,10 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 _out_of_range(name, value, low, high)
-        if self.speculation not in ("ngram", "off"):
-            message = f"speculation is {self.speculation!r}; it must be ngram or off"
+        if self.speculation not in SPECULATION_MODES:
+            message = (
+                f"speculation is {self.speculation!r}; it must be {' or '.join(SPECULATION_MODES)}"
+            )
             raise InvalidRequestError(message, param="speculation")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
-from slipstream.base.limits import MAX_CONTEXT_LENGTH, MAX_PARALLEL, MAX_THREADS
+from slipstream.base.limits import MAX_CONTEXT_LENGTH, MAX_PARALLEL, MAX_THREADS, SPECULATION_MODES
 from slipstream.cli.terminal import show_load
 
 if TYPE_CHECKING:
@@ -53,6 +53,13 @@ def serve(
         int,
         typer.Option(min=0, max=MAX_THREADS, help="CPU threads of a model; 0: the physical cores."),
     ] = 0,
+    speculation: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="ngram drafts tokens from a request's own text where that pays; off never does. Same output.",
+        ),
+    ] = "ngram",
     cors: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,7 +82,12 @@ def serve(
     from slipstream.server.context import ServerSettings
     from slipstream.server.serve import run
 
-    config = LoadConfig(context_length=context_length, parallel=parallel, threads=threads)
+    if speculation not in SPECULATION_MODES:
+        message = f"{speculation!r} is not one of {', '.join(SPECULATION_MODES)}"
+        raise typer.BadParameter(message, param_hint="--speculation")
+    config = LoadConfig(
+        context_length=context_length, parallel=parallel, threads=threads, speculation=speculation
+    )
     served = served_models(models or ["demo"], config)
     manager = ModelManager(served)
     settings = ServerSettings(host=host, port=port, cors_origins=tuple(cors or ()))

@@ -26,7 +26,7 @@ from slipstream.engine.scheduler import Scheduler
 from slipstream.engine.stats import EngineStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from slipstream.base.types import Event
     from slipstream.engine.request import Request
@@ -65,6 +65,7 @@ class EngineCore:
             events of that call are lost.
         max_num_running: Most requests at the same time; None for as many as the runner has sequences. Fewer leave
             sequences over to cache prefixes in.
+        step_costs: (tokens, seconds) of steps measured beforehand.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class EngineCore:
         max_waiting: int,
         sink: Callable[[list[Event]], None],
         max_num_running: int | None = None,
+        step_costs: Sequence[tuple[int, float]] = (),
     ) -> None:
         self._runner = runner
         self._info = runner.info
         self._sink = sink
         self._cost_model = CostModel(runner.info.max_batch_tokens)
+        self._cost_model.seed(step_costs)
         self._scheduler = Scheduler(
             runner, max_num_running=max_num_running, cost_model=self._cost_model
         )
@@ -147,7 +150,7 @@ class EngineCore:
     def stats(self) -> EngineStats:
         """Return a snapshot of the figures. Any thread."""
         scheduler = self._scheduler
-        kv_cache = scheduler.kv_cache
+        kv_cache, speculator = scheduler.kv_cache, scheduler.speculator
         num_tokens, seconds = self._last_step
         return EngineStats(
             num_running=scheduler.num_running,
@@ -160,6 +163,8 @@ class EngineCore:
             cached_prompt_tokens_total=scheduler.num_cached_tokens,
             computed_tokens_total=self._num_computed_tokens,
             output_tokens_total=scheduler.num_output_tokens,
+            drafted_tokens_total=speculator.num_drafted_tokens if speculator else 0,
+            accepted_tokens_total=speculator.num_accepted_tokens if speculator else 0,
             preemptions_total=scheduler.num_preemptions,
             failed_steps_total=self._num_failed_steps,
             step_s_total=self._step_s,

@@ -19,6 +19,8 @@ class EngineStats(msgspec.Struct, kw_only=True):
         cached_prompt_tokens_total: Of those, found in the KV cache.
         computed_tokens_total: Tokens computed in steps, again after a preemption too.
         output_tokens_total: Tokens sampled.
+        drafted_tokens_total: Draft tokens verified in steps.
+        accepted_tokens_total: Of those, were what the model said.
         preemptions_total: Requests that lost their cells to older ones for a while.
         failed_steps_total: Steps that ended in an error other than missing room.
         step_s_total: Seconds spent in the runner.
@@ -38,6 +40,8 @@ class EngineStats(msgspec.Struct, kw_only=True):
     cached_prompt_tokens_total: int
     computed_tokens_total: int
     output_tokens_total: int
+    drafted_tokens_total: int
+    accepted_tokens_total: int
     preemptions_total: int
     failed_steps_total: int
     step_s_total: float
