@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _EXACT = 8  # step sizes up to here get a bin each: T(n) bends there, and drafts are priced there
 _BINS_PER_OCTAVE = 4
+_SEED_STEPS = 3
 _ALPHA = 0.1  # weight of a new step against the average of its bin
 
 
@@ -31,6 +36,12 @@ class CostModel:
         self._mean_num_tokens = [0.0] * len(self._last_of_bin)
         self._mean_s = [0.0] * len(self._last_of_bin)
         self._curve: list[tuple[float, float]] | None = []
+
+    def seed(self, costs: Sequence[tuple[int, float]]) -> None:
+        """Begin with (num_tokens, seconds) that were measured elsewhere; each counts as a few steps."""
+        for num_tokens, seconds in costs:
+            for _ in range(_SEED_STEPS):
+                self.record(num_tokens, seconds)
 
     def record(self, num_tokens: int, seconds: float) -> None:
         """Learn from one step.

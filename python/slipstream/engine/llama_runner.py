@@ -10,6 +10,7 @@ from slipstream.base.errors import InvalidRequestError
 from slipstream.base.types import DEFAULT_CONTEXT_LENGTH, TokenLogprob
 from slipstream.engine.runner import RunnerInfo, StepResult
 from slipstream.engine.sampler_params import to_native
+from slipstream.engine.step_cost import step_costs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ class LlamaRunner:
             forward_native_log(is_loading=True)
         self._model = model
         self._window = model.n_swa
+        self._config = config
         self._runner = _core.Runner(self._context, max_drafts > 0)
         self.info = RunnerInfo(
             num_kv_cells=self._context.n_ctx,
@@ -124,6 +126,23 @@ class LlamaRunner:
         except BaseException:
             model.close()
             raise
+
+    def step_costs(self) -> list[tuple[int, float]]:
+        """Return (rows, seconds) of small steps, measured now or by an earlier load. Before the first request only."""
+        config, context = self._config, self._context
+        key = {
+            "model": self._model.fingerprint,
+            "build": _core.build_info(),
+            "threads": context.n_threads,
+            "gpu_layers": config.gpu_layers,
+            "repack": config.repack,
+            "flash_attention": config.flash_attention,
+            "kv_type": config.kv_type,
+            "context": (context.n_ctx, context.n_batch, context.n_seq_max, config.parallel),
+            "speculation": config.speculation,
+        }
+        max_rows = config.parallel + self.info.max_drafts
+        return step_costs(self, key, model_bytes=self._model.size_bytes, max_rows=max_rows)
 
     # --- the ModelRunner protocol, on the engine thread --------------------------------------------------------
 

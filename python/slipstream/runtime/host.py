@@ -28,7 +28,7 @@ from slipstream.models.gguf import check_model_file
 from slipstream.runtime.prompts import ChosenFormat, PromptBuilder, Tokenizer, choose_format
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from slipstream.base.types import Event, GenerationSpec, LoadConfig
@@ -69,9 +69,16 @@ class EngineHost:
         runner: Of the model; belongs to the host from here.
         chosen: Prompt format for chats.
         info: What `info` returns.
+        step_costs: (tokens, seconds) of steps measured beforehand.
     """
 
-    def __init__(self, runner: HostedRunner, chosen: ChosenFormat, info: ModelInstanceInfo) -> None:
+    def __init__(
+        self,
+        runner: HostedRunner,
+        chosen: ChosenFormat,
+        info: ModelInstanceInfo,
+        step_costs: Sequence[tuple[int, float]] = (),
+    ) -> None:
         self._info = info
         self._tokenizer: Tokenizer = runner
         self._builder = PromptBuilder(runner, chosen)
@@ -80,6 +87,7 @@ class EngineHost:
             max_waiting=info.max_waiting,
             sink=self._route,
             max_num_running=info.parallel,
+            step_costs=step_costs,
         )
         self._lock = threading.Lock()
         self._records: dict[str, _Record] = {}
@@ -114,6 +122,7 @@ class EngineHost:
         runner = LlamaRunner.load(path, config, progress)
         try:
             chosen = choose_format(runner, config)
+            costs = runner.step_costs()
             info = ModelInstanceInfo(
                 path=path,
                 architecture=header.architecture,
@@ -129,7 +138,7 @@ class EngineHost:
                 load_s=time.monotonic() - begin_s,
                 pid=os.getpid(),
             )
-            return cls(runner, chosen, info)
+            return cls(runner, chosen, info, costs)
         except BaseException:
             runner.close()
             raise

@@ -1,0 +1,128 @@
+"""Measures what small steps cost when a model is loaded, once per model, build and machine. Knows no requests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+from slipstream.base.config import home
+from slipstream.base.errors import SlipstreamError
+from slipstream.base.types import SamplingParams
+from slipstream.engine.runner import ScheduledSequence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from slipstream.engine.runner import ModelRunner
+
+_log = logging.getLogger(__name__)
+ROWS = (1, 2, 4, 8)  # T(n) bends there, and drafts are priced there
+BUDGET_S = 1.5
+_REPETITIONS = 3
+_MAX_MODEL_BYTES = 4 << 30  # a larger one takes longer than the budget to be read once
+_NO_CHOICE = SamplingParams(temperature=0.0, seed=0)
+
+StepCosts = list[tuple[int, float]]
+
+
+def step_costs(
+    runner: ModelRunner, key: Mapping[str, object], *, model_bytes: int, max_rows: int
+) -> StepCosts:
+    """Return (rows, seconds) of small steps, from disk or else measured; nothing for a huge model.
+
+    Args:
+        runner: Idle, its memory empty. It is idle and empty again afterwards.
+        key: Everything the costs depend on.
+        model_bytes: Size of the weights.
+        max_rows: Most tokens that can be sampled in one step.
+    """
+    path = _path(key)
+    costs = _read(path)
+    if costs is None:
+        if model_bytes > _MAX_MODEL_BYTES:
+            return []
+        costs = measure(runner, max_rows)
+        _write(path, key, costs)
+    return costs
+
+
+def measure(
+    runner: ModelRunner,
+    max_rows: int,
+    clock: Callable[[], float] = time.monotonic,
+    budget_s: float = BUDGET_S,
+) -> StepCosts:
+    """Time steps of 1, 2, 4 and 8 sequences with a token each, the median of three after a warm-up.
+
+    No step is begun that is likely to end after `budget_s`, so that a slow machine measures fewer sizes.
+    """
+    info = runner.info
+    most = min(info.max_num_seqs, info.max_batch_tokens, info.num_kv_cells, max_rows)
+    deadline = clock() + budget_s
+    costs: StepCosts = []
+    try:
+        for num_rows in [n for n in ROWS if n <= most]:
+            samples: list[float] = []
+            for _ in range(_REPETITIONS + 1):
+                if samples and clock() + 2 * max(samples) > deadline:
+                    break
+                samples.append(_time_step(runner, num_rows, clock))
+            if len(samples) < 2 or clock() > deadline:
+                break  # the first step alone says little: it reads weights from disk
+            costs.append((num_rows, statistics.median(samples[1:])))
+    except SlipstreamError as error:
+        _log.warning("the cost of a step cannot be measured: %s", error)
+    return costs
+
+
+def _time_step(runner: ModelRunner, num_rows: int, clock: Callable[[], float]) -> float:
+    """Return the seconds of one step of `num_rows` sequences with one token each, sampled."""
+    seq_ids = range(num_rows)
+    try:
+        for seq_id in seq_ids:
+            runner.open_sequence(seq_id, _NO_CHOICE, [0])
+        scheduled = [ScheduledSequence(seq_id, 0, [0], True) for seq_id in seq_ids]
+        begin_s = clock()
+        runner.step(scheduled)
+        return clock() - begin_s
+    finally:
+        for seq_id in seq_ids:
+            runner.close_sequence(seq_id)
+            runner.trim(seq_id, 0)
+
+
+def _path(key: Mapping[str, object]) -> Path:
+    text = json.dumps(key, sort_keys=True, default=str)
+    name = hashlib.sha256(text.encode()).hexdigest()[:24]
+    return home() / "cache" / "step-costs" / f"{name}.json"
+
+
+def _read(path: Path) -> StepCosts | None:
+    """Return what an earlier load has measured; None if there is nothing usable."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        costs = [(int(num_rows), float(seconds)) for num_rows, seconds in rows]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    sound = all(n >= 1 and math.isfinite(seconds) and seconds > 0 for n, seconds in costs)
+    return costs if sound else None
+
+
+def _write(path: Path, key: Mapping[str, object], costs: StepCosts) -> None:
+    """Keep the costs for the next load; a folder that cannot be written to only costs the time again."""
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(
+            json.dumps({"key": dict(key), "rows": costs}, default=str), encoding="utf-8"
+        )
+        partial.replace(path)
+    except OSError as error:
+        _log.debug("step costs cannot be kept in %s: %s", path, error)
