@@ -3,7 +3,6 @@
 import random
 from collections import Counter
 from dataclasses import replace
-from dataclasses import replace
 
 import pytest
 
