@@ -50,6 +50,16 @@ if(NOT MSVC)
     APPEND PROPERTY COMPILE_OPTIONS -include ${PROJECT_SOURCE_DIR}/csrc/kernels/cpu_relax.h)
 endif()
 
+# Our matrix products come before upstream's tiled ones, whose definitions get other names (csrc/kernels/seam.cpp).
+set_property(
+  SOURCE ${LLAMA_DIR}/ggml/src/ggml-cpu/tiled/tiled.cpp
+  DIRECTORY ${LLAMA_DIR}/ggml/src
+  APPEND PROPERTY COMPILE_DEFINITIONS
+         ggml_tiled_wdata_size=upstream_tiled_wdata_size
+         ggml_compute_forward_mul_mat_tiled=upstream_mul_mat_tiled
+         ggml_compute_forward_mul_mat_id_tiled=upstream_mul_mat_id_tiled)
+target_sources(ggml-cpu PRIVATE ${PROJECT_SOURCE_DIR}/csrc/kernels/seam.cpp ${PROJECT_SOURCE_DIR}/csrc/kernels/qmatmul.cpp)
+
 if(SLIPSTREAM_NATIVE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # -march=native names no CPU. Its expansion goes into a definition, so that a compiler cache that has moved to
   # another CPU does not answer with that one's code.

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "ggml-backend.h"
+#include "kernels/seam.h"
 
 namespace slipstream {
 
@@ -14,6 +15,13 @@ BuildInfo build_info() {
     info.backend = SLIPSTREAM_BACKEND;
     info.flags = SLIPSTREAM_FLAGS;
     info.compiler = SLIPSTREAM_COMPILER;
+    if (const char * isa = slipstream_kernels_isa()) {
+        for (int type = 0; type < GGML_TYPE_COUNT; type++) {
+            if (slipstream_kernels_serve(static_cast<ggml_type>(type))) {
+                info.kernels.emplace_back(ggml_type_name(static_cast<ggml_type>(type)), isa);
+            }
+        }
+    }
     for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
         ggml_backend_dev_t device = ggml_backend_dev_get(i);
         info.devices.emplace_back(ggml_backend_dev_name(device), ggml_backend_dev_description(device));

@@ -38,10 +38,16 @@ NB_MODULE(_core, m) {
             d["compiler"] = info.compiler;
             d["devices"] = info.devices;
             d["cpu_features"] = info.cpu_features;
+            nb::dict kernels;
+            for (const auto & [type, isa] : info.kernels) {
+                kernels[nb::str(type.c_str())] = isa;
+            }
+            d["kernels"] = kernels;
             return d;
         },
         nb::sig("def build_info() -> dict[str, typing.Any]"),
-        "What this build is made of: llama.cpp commit and version, ggml version, backend, compiler, flags, devices, CPU features.");
+        "What this build is made of: llama.cpp commit and version, ggml version, backend, compiler, flags, devices, CPU features,\n"
+        "and by weight type the instruction set of our own matrix product (empty if upstream computes all).");
     m.def(
         "drain_log",
         [] {

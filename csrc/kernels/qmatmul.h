@@ -1,0 +1,60 @@
+// Matrix product of quantized weights, as they lie in the file, with f32 activations.
+//
+// A panel is a group of adjacent weight rows. It is decoded, 256 columns at a time, into bytes whose vector lanes are
+// the panel's rows, and then meets every activation row. An integer vector so holds one block's sums of all the
+// panel's rows at once: no sums across lanes, and one conversion to float per block and panel instead of per row.
+// An activation row sees the same operations in the same order however many there are: its result is bit-identical.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ggml.h"
+
+// The C++ test compiles the kernels a second time for another instruction set.
+#ifndef SLIPSTREAM_KERNELS_NAMESPACE
+#define SLIPSTREAM_KERNELS_NAMESPACE native
+#endif
+
+namespace slipstream::kernels {
+inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
+
+constexpr int kChunk = 256; // columns decoded at a time
+
+// 256 activations of one row. Blocks of 32 share a scale; sums are kept for weights that are stored with an offset.
+struct Activations {
+    int8_t q[kChunk];
+    float d[kChunk / 32];
+    float d_sum[kChunk / 32];           // d times the sum of q: multiplies the minimum of a weight block
+    int32_t minus_sum32[kChunk / 32];
+    int32_t minus_sum16[kChunk / 16];
+};
+
+// The instruction set this was compiled for, or null where there are no kernels.
+const char * instruction_set();
+bool serves(ggml_type type);
+
+constexpr int64_t n_chunks(int64_t n_columns) { return (n_columns + kChunk - 1) / kChunk; }
+
+// Quantizes columns [256 chunk, …) of one row; of a short last chunk only the blocks there are.
+void quantize(const float * row, int64_t n_columns, int64_t chunk, Activations & out);
+
+struct Product {
+    ggml_type type;
+    const uint8_t * weights;
+    size_t weight_stride; // bytes from one weight row to the next
+    int64_t n_columns;    // of a weight row: the length of the dot products
+    int64_t n_weights;    // weight rows
+    const Activations * activations; // of chunk c and row r: [c * chunk_stride + r]
+    int64_t chunk_stride;
+    int64_t n_rows;
+    float * out;
+    size_t out_stride; // bytes from one result row to the next
+};
+
+int panel_rows();
+// Computes the results of the panels [first, last), all activation rows.
+void multiply(const Product & product, int64_t first_panel, int64_t last_panel);
+
+} // namespace SLIPSTREAM_KERNELS_NAMESPACE
+} // namespace slipstream::kernels

@@ -1,0 +1,110 @@
+// Vectors whose lanes are the weight rows of a panel: 16 with AVX-512 VNNI, 8 with AVX2.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#define SLIPSTREAM_KERNELS_VNNI 1
+#else
+#define SLIPSTREAM_KERNELS_VNNI 0
+#endif
+
+namespace slipstream::kernels {
+inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
+
+inline int32_t read32(const void * p) {
+    int32_t v;
+    std::memcpy(&v, p, 4);
+    return v;
+}
+
+#if SLIPSTREAM_KERNELS_VNNI
+
+constexpr int kPanelRows = 16;
+constexpr int kRowTile = 8; // activation rows whose sums are held in registers
+using IntVector = __m512i;
+using FloatVector = __m512;
+
+inline IntVector load_i(const void * p) { return _mm512_loadu_si512(p); }
+inline IntVector zero_i() { return _mm512_setzero_si512(); }
+inline IntVector broadcast_i(int32_t v) { return _mm512_set1_epi32(v); }
+template <int bits> IntVector shift_left(IntVector v) { return _mm512_slli_epi32(v, bits); }
+inline FloatVector load_f(const float * p) { return _mm512_loadu_ps(p); }
+inline void store_f(float * p, FloatVector v) { _mm512_storeu_ps(p, v); }
+inline FloatVector zero_f() { return _mm512_setzero_ps(); }
+inline FloatVector broadcast_f(float v) { return _mm512_set1_ps(v); }
+inline FloatVector to_float(IntVector v) { return _mm512_cvtepi32_ps(v); }
+inline FloatVector multiply(FloatVector a, FloatVector b) { return _mm512_mul_ps(a, b); }
+inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) { return _mm512_fmadd_ps(a, b, c); }
+
+#else
+
+constexpr int kPanelRows = 8;
+constexpr int kRowTile = 4;
+using IntVector = __m256i;
+using FloatVector = __m256;
+
+inline IntVector load_i(const void * p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }
+inline IntVector zero_i() { return _mm256_setzero_si256(); }
+inline IntVector broadcast_i(int32_t v) { return _mm256_set1_epi32(v); }
+template <int bits> IntVector shift_left(IntVector v) { return _mm256_slli_epi32(v, bits); }
+inline FloatVector load_f(const float * p) { return _mm256_loadu_ps(p); }
+inline void store_f(float * p, FloatVector v) { _mm256_storeu_ps(p, v); }
+inline FloatVector zero_f() { return _mm256_setzero_ps(); }
+inline FloatVector broadcast_f(float v) { return _mm256_set1_ps(v); }
+inline FloatVector to_float(IntVector v) { return _mm256_cvtepi32_ps(v); }
+inline FloatVector multiply(FloatVector a, FloatVector b) { return _mm256_mul_ps(a, b); }
+inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) { return _mm256_fmadd_ps(a, b, c); }
+
+#endif
+
+// Adds the products of four weight bytes per lane with the same four activations. `bits` is the width of a weight:
+// narrow ones let AVX2 add several pairs of products in 16 bits, which `n_steps` calls in a row then do.
+// 8-bit weights are signed in AVX2 and offset by 128 with VNNI (vpdpbusd has no form for two signed operands).
+template <int bits, int n_steps, int n_rows>
+inline void dot_steps(const uint8_t * weights, const int8_t * const (&rows)[n_rows], int offset,
+                      IntVector (&sums)[n_rows]) {
+#if SLIPSTREAM_KERNELS_VNNI
+#pragma GCC unroll 8
+    for (int step = 0; step < n_steps; step++) {
+        const IntVector w = load_i(weights + step * kPanelRows * 4);
+#pragma GCC unroll 8
+        for (int r = 0; r < n_rows; r++) {
+            sums[r] = _mm512_dpbusd_epi32(sums[r], w, broadcast_i(read32(rows[r] + offset + step * 4)));
+        }
+    }
+#else
+    // A pair of products is at most 2 * 127 * (2^bits - 1), and must stay below 2^15.
+    constexpr int in_16_bits = bits >= 7 ? 1 : bits == 6 ? 2 : bits == 5 ? 4 : 8;
+    constexpr int group = in_16_bits < n_steps ? in_16_bits : n_steps;
+    const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 8
+    for (int first = 0; first < n_steps; first += group) {
+        __m256i short_sums[n_rows];
+#pragma GCC unroll 8
+        for (int step = 0; step < group; step++) {
+            const __m256i w = load_i(weights + (first + step) * kPanelRows * 4);
+            const __m256i magnitude = bits == 8 ? _mm256_abs_epi8(w) : w;
+#pragma GCC unroll 8
+            for (int r = 0; r < n_rows; r++) {
+                __m256i a = broadcast_i(read32(rows[r] + offset + (first + step) * 4));
+                if (bits == 8) {
+                    a = _mm256_sign_epi8(a, w);
+                }
+                const __m256i products = _mm256_maddubs_epi16(magnitude, a);
+                short_sums[r] = step == 0 ? products : _mm256_add_epi16(short_sums[r], products);
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < n_rows; r++) {
+            sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(short_sums[r], ones));
+        }
+    }
+#endif
+}
+
+} // namespace SLIPSTREAM_KERNELS_NAMESPACE
+} // namespace slipstream::kernels

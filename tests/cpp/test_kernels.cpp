@@ -1,0 +1,209 @@
+// Checks the matrix product kernels in the instruction set this file is compiled for: against a reference in double
+// precision, against the error of upstream's dot product, and for bit-identity over the number of rows.
+// Prints a hash of all results, by which the instruction sets can be compared. Exits with the number of failures.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "ggml-cpu.h"
+#include "ggml.h"
+#include "kernels/qmatmul.h"
+
+namespace kernels = slipstream::kernels;
+
+namespace {
+
+int n_failures = 0;
+uint64_t hash = 1469598103934665603u;
+
+void check(bool ok, ggml_type type, int64_t columns, int64_t weights, int64_t rows, const char * what) {
+    if (!ok) {
+        n_failures++;
+        std::fprintf(stderr, "%s: %s, %d columns, %d weights, %d rows\n", what, ggml_type_name(type),
+                     static_cast<int>(columns), static_cast<int>(weights), static_cast<int>(rows));
+    }
+}
+
+struct Case {
+    ggml_type type;
+    int64_t columns, weights;
+    std::vector<uint8_t> quantized;
+    std::vector<float> decoded;
+    size_t stride;
+
+    Case(ggml_type t, int64_t c, int64_t w, std::mt19937 & random) : type(t), columns(c), weights(w) {
+        std::normal_distribution<float> normal;
+        std::vector<float> values(columns * weights);
+        for (float & v : values) {
+            v = normal(random);
+        }
+        std::fill_n(values.begin(), 32, 0.0f); // a block of zeros
+        stride = ggml_row_size(type, columns);
+        quantized.resize(stride * weights);
+        ggml_quantize_chunk(type, values.data(), quantized.data(), 0, weights, columns, nullptr);
+        decoded.resize(columns * weights);
+        for (int64_t i = 0; i < weights; i++) {
+            ggml_get_type_traits(type)->to_float(&quantized[i * stride], &decoded[i * columns], columns);
+        }
+    }
+
+    std::vector<float> multiply(const float * x, int64_t rows) const {
+        const int64_t n_chunks = kernels::n_chunks(columns);
+        std::vector<kernels::Activations> activations(n_chunks * rows);
+        for (int64_t c = 0; c < n_chunks; c++) {
+            for (int64_t r = 0; r < rows; r++) {
+                kernels::quantize(x + r * columns, columns, c, activations[c * rows + r]);
+            }
+        }
+        std::vector<float> out(rows * weights, NAN);
+        const kernels::Product product{type,  quantized.data(),   stride, columns, weights,
+                                       activations.data(), rows, rows,   out.data(), weights * sizeof(float)};
+        const int64_t n_panels = (weights + kernels::panel_rows() - 1) / kernels::panel_rows();
+        kernels::multiply(product, 0, n_panels / 2);
+        kernels::multiply(product, n_panels / 2, n_panels);
+        return out;
+    }
+
+    std::vector<float> upstream(const float * x, int64_t rows) const {
+        const ggml_type_traits_cpu * traits = ggml_get_type_traits_cpu(type);
+        std::vector<uint8_t> q(ggml_row_size(traits->vec_dot_type, columns));
+        std::vector<float> out(rows * weights);
+        for (int64_t r = 0; r < rows; r++) {
+            ggml_get_type_traits_cpu(traits->vec_dot_type)->from_float(x + r * columns, q.data(), columns);
+            for (int64_t i = 0; i < weights; i++) {
+                traits->vec_dot(static_cast<int>(columns), &out[r * weights + i], 0, &quantized[i * stride], 0, q.data(), 0, 1);
+            }
+        }
+        return out;
+    }
+
+    std::vector<double> reference(const float * x, int64_t rows) const {
+        std::vector<double> out(rows * weights);
+        for (int64_t r = 0; r < rows; r++) {
+            for (int64_t i = 0; i < weights; i++) {
+                double sum = 0;
+                for (int64_t k = 0; k < columns; k++) {
+                    sum += static_cast<double>(decoded[i * columns + k]) * x[r * columns + k];
+                }
+                out[r * weights + i] = sum;
+            }
+        }
+        return out;
+    }
+};
+
+double error(const std::vector<float> & got, const std::vector<double> & want) {
+    double sum = 0;
+    for (size_t i = 0; i < got.size(); i++) {
+        sum += (got[i] - want[i]) * (got[i] - want[i]);
+    }
+    return std::sqrt(sum / static_cast<double>(got.size()));
+}
+
+void check_shape(ggml_type type, int64_t columns, int64_t weights, std::mt19937 & random) {
+    constexpr int64_t max_rows = 33;
+    const Case c(type, columns, weights, random);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(max_rows * columns);
+    for (float & v : x) {
+        v = normal(random);
+    }
+    std::fill_n(x.begin() + columns, 32, 0.0f);
+    const std::vector<float> all = c.multiply(x.data(), max_rows);
+    // A few results are a small sample of errors: allow for that, and for the sums' own rounding.
+    const double ours = error(all, c.reference(x.data(), max_rows));
+    const double theirs = error(c.upstream(x.data(), max_rows), c.reference(x.data(), max_rows));
+    check(ours <= 1.1 * theirs + 1e-5, type, columns, weights, max_rows, "error above upstream's");
+    for (int64_t rows = 1; rows <= max_rows; rows++) {
+        const int64_t first = max_rows - rows; // so that a row also has another place in its tile
+        const std::vector<float> some = c.multiply(&x[first * columns], rows);
+        check(std::memcmp(some.data(), &all[first * weights], some.size() * sizeof(float)) == 0, type, columns, weights,
+              rows, "depends on the number of rows");
+    }
+    for (float v : all) {
+        uint32_t bits;
+        std::memcpy(&bits, &v, 4);
+        hash = (hash ^ bits) * 1099511628211u;
+    }
+}
+
+// What quantized activations cannot express must stay where it is, and tiny numbers must not become large ones.
+void check_special_values(ggml_type type, std::mt19937 & random) {
+    const int64_t columns = 512, weights = 16;
+    const Case c(type, columns, weights, random);
+    std::vector<float> x(3 * columns, 1e-42f);
+    std::fill_n(x.begin() + columns, columns, 1.0f);
+    x[2 * columns + 300] = INFINITY;
+    const std::vector<float> out = c.multiply(x.data(), 3);
+    const std::vector<float> alone = c.multiply(&x[columns], 1);
+    for (int64_t i = 0; i < weights; i++) {
+        check(std::fabs(out[i]) < 1e-30f, type, columns, weights, 3, "denormals");
+        check(!std::isfinite(out[2 * weights + i]), type, columns, weights, 3, "infinity is lost");
+    }
+    check(std::memcmp(alone.data(), &out[weights], weights * sizeof(float)) == 0, type, columns, weights, 3,
+          "an infinite row changes another");
+}
+
+// The largest magnitudes of weights and activations: sums that are kept in 16 bits must hold them.
+void check_extremes(ggml_type type, std::mt19937 & random) {
+    const int64_t columns = 512, weights = 17;
+    Case c(type, columns, weights, random);
+    std::uniform_int_distribution<int> byte(0, 3);
+    const size_t block = ggml_type_size(type);
+    for (uint8_t & b : c.quantized) {
+        b = byte(random) == 0 ? 0x7f : 0xff;
+    }
+    for (size_t at = 0; at < c.quantized.size(); at += block) {
+        const uint16_t one = 0x3c00; // the scales: at the start, Q6_K's at the end
+        std::memcpy(&c.quantized[at], &one, 2);
+        if (type == GGML_TYPE_Q6_K) {
+            std::memcpy(&c.quantized[at + block - 2], &one, 2);
+        } else if (type == GGML_TYPE_Q4_1 || type == GGML_TYPE_Q5_1 || type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q5_K) {
+            std::memcpy(&c.quantized[at + 2], &one, 2);
+        }
+    }
+    for (int64_t i = 0; i < weights; i++) {
+        ggml_get_type_traits(type)->to_float(&c.quantized[i * c.stride], &c.decoded[i * columns], columns);
+    }
+    std::vector<float> x(5 * columns, 127.0f);
+    std::fill_n(x.begin() + columns, columns, -127.0f);
+    for (int64_t i = 0; i < columns; i++) {
+        x[2 * columns + i] = i % 2 ? 127.0f : -127.0f;
+    }
+    const std::vector<float> out = c.multiply(x.data(), 5);
+    const std::vector<double> want = c.reference(x.data(), 5);
+    for (size_t i = 0; i < out.size(); i++) {
+        // All values are exact in 8 bits; only the float sums round.
+        check(std::fabs(out[i] - want[i]) <= 1e-5 * std::max(1e5, std::fabs(want[i])), type, columns, weights, 5, "extremes");
+    }
+}
+
+} // namespace
+
+int main() {
+    ggml_cpu_init();
+    if (kernels::instruction_set() == nullptr) {
+        std::printf("none\n");
+        return 0;
+    }
+    std::mt19937 random(1);
+    for (int t = 0; t < GGML_TYPE_COUNT; t++) {
+        const ggml_type type = static_cast<ggml_type>(t);
+        if (!kernels::serves(type)) {
+            continue;
+        }
+        const bool super = ggml_blck_size(type) == 256;
+        for (int64_t columns : super ? std::vector<int64_t>{256, 512, 1280} : std::vector<int64_t>{32, 96, 256, 576, 896}) {
+            for (int64_t weights : {1, 7, 8, 16, 17, 33, 50}) {
+                check_shape(type, columns, weights, random);
+            }
+        }
+        check_special_values(type, random);
+        check_extremes(type, random);
+    }
+    std::printf("%s %016llx\n", kernels::instruction_set(), static_cast<unsigned long long>(hash));
+    return std::min(n_failures, 100);
+}
