@@ -15,7 +15,7 @@ nb::bytes to_bytes(const std::string & text) {
     return nb::bytes(text.data(), text.size());
 }
 
-// (token ids, pieces, is_eog, logprobs, counts); the first four have one entry per row; a logprob is None or
+// (token ids, pieces, is_eog, logprobs, counts, errors); the first four have one entry per row; a logprob is None or
 // (token, piece, logprob, [(token, piece, logprob), ...]).
 nb::tuple to_python(const StepResult & result) {
     nb::list tokens, pieces, is_eog, logprobs;
@@ -33,7 +33,11 @@ nb::tuple to_python(const StepResult & result) {
         }
         logprobs.append(nb::make_tuple(row.token, to_bytes(row.piece), row.logprob, top));
     }
-    return nb::make_tuple(tokens, pieces, is_eog, logprobs, result.counts);
+    nb::list errors;
+    for (const RowError & error : result.errors) {
+        errors.append(nb::make_tuple(error.sequence, error.kind, error.message));
+    }
+    return nb::make_tuple(tokens, pieces, is_eog, logprobs, result.counts, errors);
 }
 
 } // namespace
@@ -76,13 +80,15 @@ void bind_runner(nb::module_ & m) {
                 "counts: collections.abc.Sequence[int], tokens: collections.abc.Sequence[int], "
                 "sample: collections.abc.Sequence[bool], drafts: collections.abc.Sequence[int] = ()) -> "
                 "tuple[list[int], list[bytes], list[bool], "
-                "list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None], list[int]]"),
+                "list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None], list[int], "
+                "list[tuple[int, str, str]]]"),
             "Compute counts[i] tokens of each sequence from position starts[i]; sample after the last where sample[i].\n"
             "The last drafts[i] of them are guesses: sampling goes on behind each that is what was sampled in its place,\n"
             "and the others are taken out of memory again.\n\n"
             "Returns:\n"
             "    Token ids, their bytes, whether each ends a generation, and log-probabilities, one entry per token;\n"
-            "    then how many of them belong to each sampled sequence.\n\n"
+            "    then how many of them belong to each sampled sequence, and (sequence, error class, message) of those\n"
+            "    whose own sampler failed, which the others are not concerned by.\n\n"
             "Raises:\n"
             "    InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.")
         .def(

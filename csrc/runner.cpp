@@ -101,7 +101,13 @@ void Runner::verify(const Step & step, int32_t first, size_t s, StepResult & res
     bool agrees = true;
     while (agrees && n_sampled <= n_drafts) {
         const int32_t index = first + n_sampled;
-        result.rows.push_back(sample_row(slot, context_.logits_leased(index)));
+        try {
+            result.rows.push_back(sample_row(slot, context_.logits_leased(index)));
+        } catch (const Error & error) {
+            result.errors.push_back({int32_t(result.counts.size()), error.kind(), error.what()});
+            result.counts.push_back(n_sampled);
+            return; // its drafts stay in memory for whoever ends the sequence
+        }
         agrees = n_sampled < n_drafts && result.rows.back().token == step.tokens[size_t(index) + 1];
         n_sampled++;
     }

@@ -39,10 +39,19 @@ struct Step {
     std::vector<int32_t> drafts;
 };
 
-// `counts[i]` rows belong to the i-th sequence with `sample`: one, and one more for each draft that was accepted.
+// Why a sequence could not be sampled: of its own parameters, so the others of the step are not concerned.
+struct RowError {
+    int32_t sequence; // index among those with `sample`
+    std::string kind; // of Error
+    std::string message;
+};
+
+// `counts[i]` rows belong to the i-th sequence with `sample`: one, and one more for each draft that was accepted; fewer
+// where `errors` has it.
 struct StepResult {
     std::vector<RowResult> rows;
     std::vector<int32_t> counts;
+    std::vector<RowError> errors;
 };
 
 // Tokens that may come next because they did before, after the same `match` tokens.
@@ -69,8 +78,8 @@ class Runner {
 
     // Computes and samples. A draft is accepted if it is what the sequence's own sampler picks in its place, so the
     // tokens are those of plain steps, with the same random numbers; behind the first that is not, drafts are taken
-    // out of memory again. Errors as Context::decode; a sampler's error leaves the computed tokens in memory and is
-    // reported for the whole step.
+    // out of memory again. Errors as Context::decode; a sequence whose sampler fails has its error in the
+    // result; its computed tokens stay in memory.
     StepResult step(const Step & step);
 
     // Up to `max_tokens` drafts for each sequence, from its own text so far. Empty without `ngram`.

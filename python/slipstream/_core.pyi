@@ -565,7 +565,7 @@ class Runner:
         Keep the first `n_tokens` tokens of a sequence. False if this memory cannot; nothing has changed then.
         """
 
-    def step(self, seq_ids: Sequence[int], starts: Sequence[int], counts: Sequence[int], tokens: Sequence[int], sample: Sequence[bool], drafts: Sequence[int] = ()) -> tuple[list[int], list[bytes], list[bool], list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None], list[int]]:
+    def step(self, seq_ids: Sequence[int], starts: Sequence[int], counts: Sequence[int], tokens: Sequence[int], sample: Sequence[bool], drafts: Sequence[int] = ()) -> tuple[list[int], list[bytes], list[bool], list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None], list[int], list[tuple[int, str, str]]]:
         """
         Compute counts[i] tokens of each sequence from position starts[i]; sample after the last where sample[i].
         The last drafts[i] of them are guesses: sampling goes on behind each that is what was sampled in its place,
@@ -573,7 +573,8 @@ class Runner:
 
         Returns:
             Token ids, their bytes, whether each ends a generation, and log-probabilities, one entry per token;
-            then how many of them belong to each sampled sequence.
+            then how many of them belong to each sampled sequence, and (sequence, error class, message) of those
+            whose own sampler failed, which the others are not concerned by.
 
         Raises:
             InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.

@@ -137,3 +137,21 @@ def test_a_full_cache_leaves_memory_as_it_was(tiny_path: Callable[[str], Path]) 
 def test_text_that_is_no_unicode_is_refused(tiny_path: Callable[[str], Path]) -> None:
     with pytest.raises(InvalidRequestError, match="not valid Unicode"):
         load(tiny_path("llama")).tokenize("half \ud83d", add_special=True, parse_special=False)
+
+
+def test_a_sequence_that_cannot_be_sampled_fails_alone(tiny_path: Callable[[str], Path]) -> None:
+    runner = load(tiny_path("llama"))
+    expected = generate(runner, 0, PROMPT, 2)
+    assert runner.trim(0, 0)
+    runner.open_sequence(0, GREEDY, PROMPT)
+    nothing = SamplingParams(temperature=0.0, logit_bias={i: float("-inf") for i in range(300)})
+    runner.open_sequence(1, nothing, PROMPT)
+    result = runner.step([ScheduledSequence(s, 0, PROMPT, True) for s in (1, 0)])
+    assert result.counts == [0, 1]
+    assert result.token_ids == expected[:1]
+    assert list(result.errors) == [0]
+    assert "no token can be sampled" in str(result.errors[0])
+    assert (
+        runner.step([ScheduledSequence(0, len(PROMPT), expected[:1], True)]).token_ids
+        == expected[1:]
+    )

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from slipstream import _core
-from slipstream.base.errors import InvalidRequestError
+from slipstream.base.errors import InvalidRequestError, by_name
 from slipstream.base.types import DEFAULT_CONTEXT_LENGTH, TokenLogprob
 from slipstream.engine.runner import RunnerInfo, StepResult
 from slipstream.engine.sampler_params import to_native
@@ -200,7 +200,7 @@ class LlamaRunner:
             sample.append(sequence.sample)
             drafts.append(sequence.num_drafts)
         try:
-            token_ids, pieces, is_eog, logprobs, num_sampled = self._runner.step(
+            token_ids, pieces, is_eog, logprobs, num_sampled, errors = self._runner.step(
                 seq_ids, starts, counts, tokens, sample, drafts
             )
         except Exception:
@@ -212,6 +212,7 @@ class LlamaRunner:
             is_eog,
             [None if entry is None else TokenLogprob(*entry) for entry in logprobs],
             num_sampled,
+            {index: by_name(kind)(message) for index, kind, message in errors},
         )
 
     def propose(self, seq_ids: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slipstream.base.errors import SlipstreamError
     from slipstream.base.types import SamplingParams, TokenLogprob
 
 
@@ -65,7 +66,9 @@ class StepResult:
         pieces: Their bytes, b"" for control tokens.
         is_eog: Whether the token ends a generation by the vocabulary's own word.
         logprobs: Where the request asked for them, else None.
-        counts: Tokens of each sequence with `sample`: one, and one more for each accepted draft.
+        counts: Tokens of each sequence with `sample`: one, and one more for each accepted draft; fewer where
+            `errors` has it.
+        errors: Index among the sequences with `sample` to why it could not be sampled, e.g. a grammar at a dead end.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -73,6 +76,7 @@ class StepResult:
     is_eog: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprob | None] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    errors: dict[int, SlipstreamError] = field(default_factory=dict)
 
 
 class ModelRunner(Protocol):

@@ -177,16 +177,21 @@ class Scheduler:
             now_s: When it was done.
         """
         first = 0
-        counts = iter(result.counts)
+        sampled = iter(enumerate(result.counts))
         for request, scheduled in zip(output.requests, output.scheduled, strict=True):
-            num_sampled = next(counts) if scheduled.sample else 0
+            index, num_sampled = next(sampled) if scheduled.sample else (-1, 0)
             num_tokens = len(scheduled.token_ids) - scheduled.num_drafts
             request.num_computed_tokens += num_tokens
             self.kv_cache.append(request.seq_id, num_tokens)
             if scheduled.num_drafts and self.speculator:
-                self.speculator.record(request, scheduled.num_drafts, num_sampled - 1)
+                self.speculator.record(request, scheduled.num_drafts, max(0, num_sampled - 1))
             self._take_outputs(request, result, range(first, first + num_sampled), now_s)
             first += num_sampled
+            error = result.errors.get(index) if result.errors else None
+            if error is not None and request.status is RequestStatus.RUNNING:
+                if scheduled.num_drafts:
+                    self.kv_cache.truncate(request.seq_id, request.num_computed_tokens)
+                self.fail(request, error)
 
     def _take_outputs(
         self, request: Request, result: StepResult, rows: range, now_s: float

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from slipstream.base.types import FinishReason, SamplingParams
+from slipstream.base.errors import ComputeError
+from slipstream.base.types import FinishReason, RequestFailed, SamplingParams
 from slipstream.engine.cost_model import CostModel
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.scheduler import Scheduler
@@ -106,3 +107,29 @@ def test_what_is_accepted_behind_a_stop_string_is_dropped_and_leaves_the_cache()
     assert "".join(e.text for e in events) == "".join(e.text for e in plain_events)
     assert events[-1].finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
     assert len(runner.cells[requests[0].seq_id]) == len(requests[0].token_ids) - 1
+
+
+@pytest.mark.parametrize("max_drafts", [0, 8])
+def test_a_request_that_cannot_be_sampled_fails_alone_and_leaves_a_sound_cache(max_drafts):
+    class Stuck(Oracle):
+        """Sequence 1 cannot be sampled any more once it has four tokens of output; its drafts stay in the cells."""
+
+        def _sample(self, sequence, cells, result):
+            computed = list(cells)
+            super()._sample(sequence, cells, result)
+            sampler = self.samplers[sequence.seq_id]
+            if sequence.seq_id == 1 and len(sampler.history) - sampler.num_prompt_tokens > 4:
+                num_lost = min(2, result.counts[-1])
+                for column in (result.token_ids, result.pieces, result.is_eog, result.logprobs):
+                    del column[len(column) - num_lost :]
+                result.counts[-1] -= num_lost
+                result.errors[len(result.counts) - 1] = ComputeError("stuck")
+                cells[:] = computed
+
+    runner, requests, events = run(FREE, max_drafts, num_requests=3, kind=Stuck)
+    alone = run(FREE, 0, num_requests=3)[1]
+    for i in (0, 2):
+        assert requests[i].output_token_ids == alone[i].output_token_ids
+    failures = [event for event in events if isinstance(event, RequestFailed)]
+    assert [failure.request_id for failure in failures] == ["r1"]
+    assert runner.cells[1] == requests[1].token_ids[: len(runner.cells[1])]
