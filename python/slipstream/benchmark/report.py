@@ -75,6 +75,16 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def model_facts(model: Model) -> dict[str, Any]:
+    """Return what a report says of the model that was measured."""
+    return {
+        "path": str(model.path),
+        "description": model.description,
+        "size_bytes": model.size_bytes,
+        "num_params": model.n_params,
+    }
+
+
 def decode_report(
     model: Model, settings: DecodeSettings, results: Sequence[DecodeResult], threads: int
 ) -> dict[str, Any]:
@@ -89,12 +99,7 @@ def decode_report(
     return {
         "benchmark": "decode",
         **provenance(),
-        "model": {
-            "path": str(model.path),
-            "description": model.description,
-            "size_bytes": model.size_bytes,
-            "num_params": model.n_params,
-        },
+        "model": model_facts(model),
         "settings": {**asdict(settings), "threads": threads},
         "results": [
             {

@@ -11,6 +11,7 @@ from slipstream.base.limits import MAX_BATCH_SIZE, MAX_THREADS
 
 if TYPE_CHECKING:
     from slipstream.benchmark.decode import DecodeResult, DecodeSettings
+    from slipstream.benchmark.step import StepResult
     from slipstream.native import Model
 
 bench_app = typer.Typer(help="Measure how fast models run here.", no_args_is_help=True)
@@ -82,6 +83,83 @@ def decode(
             _print_table(loaded, settings, results, used_threads)
     finally:
         loaded.close()
+
+
+@bench_app.command()
+def step(
+    model: Annotated[str, typer.Argument(help="Path of a .gguf file, or `demo`.")] = "demo",
+    depth: Annotated[
+        int,
+        typer.Option("--depth", "-d", min=0, help="Measure with so many tokens cached, too."),
+    ] = 0,
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", "-r", min=1, help="Runs of each size.")
+    ] = 5,
+    threads: Annotated[
+        int,
+        typer.Option(
+            "--threads", "-t", min=0, max=MAX_THREADS, help="CPU threads; 0: the physical cores."
+        ),
+    ] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON with machine, commit, build and every sample.")
+    ] = False,
+) -> None:
+    """Measure what a step of 1 to 512 tokens costs, beside what memory bandwidth allows."""
+    from slipstream.benchmark.step import StepSettings, bench_steps, step_report
+    from slipstream.models.catalog import resolve_model
+
+    settings = StepSettings(depth=depth, repetitions=repetitions, threads=threads)
+    path = resolve_model(model)
+    from slipstream.native import Model
+
+    loaded = Model(path)
+    try:
+        with _Progress() as progress:
+            results, bandwidth, used_threads = bench_steps(loaded, settings, progress.update)
+        if as_json:
+            import json
+
+            report = step_report(loaded, settings, results, bandwidth, used_threads)
+            typer.echo(json.dumps(report, indent=2))
+        else:
+            _print_steps(loaded, results, bandwidth, used_threads)
+    finally:
+        loaded.close()
+
+
+def _print_steps(model: Model, results: list[StepResult], bandwidth: float, threads: int) -> None:
+    from rich.box import MARKDOWN
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from slipstream.benchmark.report import cpu_name
+
+    table = Table(title=escape(model.description), title_justify="left", box=MARKDOWN)
+    for column in ("depth", "tokens", "ms/step", "± std", "T(n)/T(1)", "tokens/s", "roofline"):
+        table.add_column(column, justify="right")
+    single_s = 0.0
+    for result in results:
+        seconds = result.seconds
+        if result.num_tokens == 1:
+            single_s = seconds.median
+        table.add_row(
+            str(result.depth),
+            str(result.num_tokens),
+            f"{seconds.median * 1e3:.2f}",
+            f"{seconds.stdev * 1e3:.2f}",
+            f"{seconds.median / single_s:.2f}",
+            f"{result.tokens_per_s:.1f}",
+            f"{result.roofline_tokens_per_s:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{model.size_bytes / 2**20:.1f} MiB read per step, {bandwidth / 1e9:.1f} GB/s, {threads} threads, "
+        f"{escape(cpu_name())}",
+        highlight=False,
+    )
 
 
 class _Progress:

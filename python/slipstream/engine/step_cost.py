@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -49,7 +48,8 @@ def step_costs(
         if model_bytes > _MAX_MODEL_BYTES:
             return []
         costs = measure(runner, max_rows)
-        _write(path, key, costs)
+        if costs:
+            _write(path, key, costs)
     return costs
 
 
@@ -59,24 +59,27 @@ def measure(
     clock: Callable[[], float] = time.monotonic,
     budget_s: float = BUDGET_S,
 ) -> StepCosts:
-    """Time steps of 1, 2, 4 and 8 sequences with a token each, the median of three after a warm-up.
+    """Time steps of 1, 2, 4 and 8 sequences with a token each, the quickest of three after a warm-up.
 
-    No step is begun that is likely to end after `budget_s`, so that a slow machine measures fewer sizes.
+    The quickest, as whatever else the machine does only adds to it. No step is begun that would end after `budget_s`
+    if it took as long as the one before, so that a slow machine measures fewer sizes.
     """
     info = runner.info
     most = min(info.max_num_seqs, info.max_batch_tokens, info.num_kv_cells, max_rows)
     deadline = clock() + budget_s
     costs: StepCosts = []
+    latest_s = 0.0
     try:
         for num_rows in [n for n in ROWS if n <= most]:
             samples: list[float] = []
             for _ in range(_REPETITIONS + 1):
-                if samples and clock() + 2 * max(samples) > deadline:
+                if clock() + latest_s > deadline:
                     break
-                samples.append(_time_step(runner, num_rows, clock))
-            if len(samples) < 2 or clock() > deadline:
+                latest_s = _time_step(runner, num_rows, clock)
+                samples.append(latest_s)
+            if len(samples) < 2:
                 break  # the first step alone says little: it reads weights from disk
-            costs.append((num_rows, statistics.median(samples[1:])))
+            costs.append((num_rows, min(samples[1:])))
     except SlipstreamError as error:
         _log.warning("the cost of a step cannot be measured: %s", error)
     return costs

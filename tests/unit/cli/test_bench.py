@@ -6,8 +6,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from slipstream.benchmark import decode, report
+from slipstream.benchmark import decode, report, step
 from slipstream.benchmark.decode import DecodeResult
+from slipstream.benchmark.step import StepResult
 from slipstream.cli.main import app
 
 
@@ -39,8 +40,23 @@ def bench(monkeypatch):
     monkeypatch.setattr(decode, "bench_model", bench_model)
     monkeypatch.setattr(report, "provenance", lambda: {"commit": "abc"})
 
-    def invoke(*args):
-        seen["result"] = CliRunner().invoke(app, ["bench", "decode", *args], catch_exceptions=False)
+    def bench_steps(model, settings, progress):
+        progress("1 @ d0", 0, 1)
+        seen.update(model=model, settings=settings)
+        samples = {1: (0.010, 0.010), 8: (0.020, 0.040)}
+        return (
+            [
+                StepResult(num_tokens=n, depth=0, samples=s, roofline_s=0.005)
+                for n, s in samples.items()
+            ],
+            30e9,
+            2,
+        )
+
+    monkeypatch.setattr(step, "bench_steps", bench_steps)
+
+    def invoke(*args, command="decode"):
+        seen["result"] = CliRunner().invoke(app, ["bench", command, *args], catch_exceptions=False)
         return seen
 
     return invoke
@@ -71,3 +87,23 @@ def test_the_short_options_are_those_of_llama_bench(bench):
     ]
     assert (settings.num_prompt, settings.num_generate, settings.repetitions) == (1, 2, 3)
     assert (settings.depth, settings.batch_size, settings.threads) == (4, 5, 6)
+
+
+def test_the_step_table_shows_cost_growth_speed_and_roofline(bench):
+    seen = bench("m.gguf", command="step")
+    rows = [line.split("|") for line in seen["result"].stdout.splitlines() if "|" in line]
+    assert [cell.strip() for cell in rows[-1][1:-1]] == [
+        "0", "8", "30.00", "14.14", "3.00", "266.7", "1600.0"
+    ]  # fmt: skip
+    assert "30.0 GB/s, 2 threads" in seen["result"].stdout
+    assert seen["model"].closed
+
+
+def test_step_json_carries_bandwidth_settings_and_provenance(bench):
+    made = json.loads(
+        bench("m.gguf", "--json", "-d", "8", "-t", "6", command="step")["result"].stdout
+    )
+    assert made["commit"] == "abc"
+    assert made["settings"] == {"depth": 8, "repetitions": 5, "threads": 2}
+    assert made["memory_bytes_per_s"] == 30e9
+    assert made["results"][1]["tokens_per_s"] == pytest.approx(8 / 0.030)
