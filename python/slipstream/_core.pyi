@@ -610,7 +610,8 @@ class ChatTemplate:
 
 def build_info() -> dict[str, Any]:
     """
-    What this build is made of: llama.cpp commit and version, ggml version, backend, compiler, flags, devices, CPU features.
+    What this build is made of: llama.cpp commit and version, ggml version, backend, compiler, flags, devices, CPU features,
+    and by weight type the instruction set of our own matrix product (empty if upstream computes all).
     """
 
 def drain_log() -> list[tuple[int, str]]:
