@@ -42,7 +42,7 @@ class CheapRunner:
             num_vocab=1000,
         )
         n = num_seqs
-        self._result = StepResult([7] * n, [b" token"] * n, [False] * n, [None] * n)
+        self._result = StepResult([7] * n, [b" token"] * n, [False] * n, [None] * n, counts=[1] * n)
 
     def open_sequence(
         self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]

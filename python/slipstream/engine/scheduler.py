@@ -319,8 +319,10 @@ class Scheduler:
             if output.num_tokens >= self._max_batch_tokens:
                 return
             request = waiting[0]
-            match = self.kv_cache.find(request.token_ids)
             promised = sum(len(r.token_ids) - r.num_computed_tokens for r in running)
+            if not self.kv_cache.fits(promised + 2):
+                return  # whatever the prompt could share, one token and the one after it are its own
+            match = self.kv_cache.find(request.token_ids)
             num_missing = len(request.token_ids) - match.num_live_cells
             if not self.kv_cache.fits(promised + num_missing + 1):
                 return
