@@ -59,6 +59,7 @@ _LOAD_RANGES = {
     "parallel": (1, MAX_PARALLEL),
     "max_waiting": (0, 2**20),
     "threads": (0, MAX_THREADS),
+    "step_target_ms": (0, 3_600_000),
     "batch_size": (1, MAX_BATCH_SIZE),
     "gpu_layers": (-1, 2**31 - 1),
 }
@@ -182,6 +183,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         mmap: Map the file into memory rather than read it.
         repack: Let ggml re-arrange weights for this CPU (a copy, faster single-token decode of some types).
         chat_template: Jinja text that replaces the model's own template.
+        step_target_ms: While some requests stream, prompts of others are computed in pieces so that a step takes about
+            this long and the streams keep flowing; 0 computes prompts in the largest pieces.
         speculation: `ngram` drafts tokens from a request's own text and verifies them in the batch, where that pays by
             measured step costs; `off` never does. The output is the same either way.
         role_affixes: Manual prompt format that replaces templates: role to (prefix, suffix).
@@ -203,6 +206,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     repack: bool = True
     chat_template: str | None = None
     role_affixes: dict[str, tuple[str, str]] | None = None
+    step_target_ms: int = 200
     speculation: str = "ngram"
 
     def __post_init__(self) -> None:
@@ -344,6 +348,7 @@ class ModelInstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
         trained_context_length: What the model was trained for, 0 where unknown.
         parallel: Most requests that run at the same time.
         max_waiting: Most further requests that wait.
+        step_target_ms: See LoadConfig.
         num_vocab: Token ids are 0 … num_vocab - 1.
         template_source: Where the prompt format comes from: model, config, affixes or fallback (ChatML).
         load_s: Seconds the load took.
@@ -359,6 +364,7 @@ class ModelInstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     trained_context_length: int = 0
     parallel: int = 0
     max_waiting: int = 0
+    step_target_ms: int = 0
     num_vocab: int = 0
     template_source: str = "model"
     load_s: float = 0.0

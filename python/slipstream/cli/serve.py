@@ -53,6 +53,14 @@ def serve(
         int,
         typer.Option(min=0, max=MAX_THREADS, help="CPU threads of a model; 0: the physical cores."),
     ] = 0,
+    step_target_ms: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=3_600_000,
+            help="While answers stream, prompts are computed in pieces of about so long a step; 0: in the largest.",
+        ),
+    ] = 200,
     speculation: Annotated[
         str,
         typer.Option(
@@ -86,7 +94,11 @@ def serve(
         message = f"{speculation!r} is not one of {', '.join(SPECULATION_MODES)}"
         raise typer.BadParameter(message, param_hint="--speculation")
     config = LoadConfig(
-        context_length=context_length, parallel=parallel, threads=threads, speculation=speculation
+        context_length=context_length,
+        parallel=parallel,
+        threads=threads,
+        step_target_ms=step_target_ms,
+        speculation=speculation,
     )
     served = served_models(models or ["demo"], config)
     manager = ModelManager(served)

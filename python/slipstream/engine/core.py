@@ -66,6 +66,8 @@ class EngineCore:
         max_num_running: Most requests at the same time; None for as many as the runner has sequences. Fewer leave
             sequences over to cache prefixes in.
         step_costs: (tokens, seconds) of steps measured beforehand.
+        step_target_s: While some requests decode, about how long a step with pieces of prompts may take; None or 0 for
+            as long as it takes.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class EngineCore:
         sink: Callable[[list[Event]], None],
         max_num_running: int | None = None,
         step_costs: Sequence[tuple[int, float]] = (),
+        step_target_s: float | None = None,
     ) -> None:
         self._runner = runner
         self._info = runner.info
@@ -83,7 +86,10 @@ class EngineCore:
         self._cost_model = CostModel(runner.info.max_batch_tokens)
         self._cost_model.seed(step_costs)
         self._scheduler = Scheduler(
-            runner, max_num_running=max_num_running, cost_model=self._cost_model
+            runner,
+            max_num_running=max_num_running,
+            cost_model=self._cost_model,
+            step_target_s=step_target_s,
         )
         self._max_accepted = self._scheduler.max_num_running + max_waiting
         self._max_waiting = max_waiting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,6 +74,20 @@ class CostModel:
             return low_s * num_tokens / low_n
         high_n, high_s = curve[index]
         return low_s + (high_s - low_s) * (num_tokens - low_n) / (high_n - low_n)
+
+    def num_tokens_within(self, seconds: float) -> int | None:
+        """Return the most tokens whose step is expected to take no longer; None before the first step, at least 1."""
+        curve = self.curve()
+        if not curve:
+            return None
+        index = bisect_right([cost for _num_tokens, cost in curve], seconds)
+        if index == 0:
+            return 1
+        low_n, low_s = curve[index - 1]
+        if index == len(curve):
+            return int(low_n * seconds / low_s) if low_s > 0 else int(low_n)
+        high_n, high_s = curve[index]
+        return int(low_n + (high_n - low_n) * (seconds - low_s) / (high_s - low_s))
 
     def curve(self) -> list[tuple[float, float]]:
         """Return (num_tokens, seconds) of the bins seen, both rising. Any thread; not to be changed."""

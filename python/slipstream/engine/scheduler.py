@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # A new request waits for a running one to compute at least so many tokens of the prefix they have in common.
 _WORTH_WAITING = 32
+# Prompts go on by at least so many tokens a step, whatever it costs: fewer rows use the matrix kernels badly.
+_LEAST_CHUNK = 32
 
 
 @dataclass(slots=True)
@@ -59,7 +61,8 @@ class Scheduler:
     Args:
         runner: Its `info`, `trim`, `open_sequence` and `close_sequence` are used here, `step` is not.
         max_num_running: Most requests that run at the same time; more wait.
-        cost_model: What steps cost; without it nothing is drafted.
+        cost_model: What steps cost; without it nothing is drafted and chunks of prompts are as long as a step allows.
+        step_target_s: While some requests decode, chunks of prompts are cut so that a step takes about this long.
 
     Attributes:
         kv_cache: The accounts of its memory.
@@ -75,6 +78,7 @@ class Scheduler:
         *,
         max_num_running: int | None = None,
         cost_model: CostModel | None = None,
+        step_target_s: float | None = None,
     ) -> None:
         self._runner = runner
         self._max_batch_tokens = runner.info.max_batch_tokens
@@ -87,6 +91,9 @@ class Scheduler:
         self.speculator = (
             Speculator(runner, cost_model) if cost_model and runner.info.max_drafts else None
         )
+        self._cost_model = cost_model
+        self._step_target_s = step_target_s
+        self._max_step_tokens = self._max_batch_tokens  # of the step being planned
         self._requests: dict[str, Request] = {}
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
@@ -154,6 +161,7 @@ class Scheduler:
             else:
                 behind.append(request)
         num_decodes = output.num_tokens = len(scheduled)
+        self._max_step_tokens = self._token_budget(num_decodes)
         for request in behind:
             self._schedule_chunk(output, request)
         if self._waiting:
@@ -287,6 +295,15 @@ class Scheduler:
         assert len(live) == len(holders)
         self.kv_cache.check_integrity(live)
 
+    def _token_budget(self, num_decodes: int) -> int:
+        """Return the most tokens of a step: as many as fit when nobody waits for a next token, else by the target."""
+        if not num_decodes or not self._cost_model or not self._step_target_s:
+            return self._max_batch_tokens
+        affordable = self._cost_model.num_tokens_within(self._step_target_s)
+        if affordable is None:
+            return self._max_batch_tokens
+        return min(self._max_batch_tokens, max(affordable, num_decodes + _LEAST_CHUNK))
+
     def _secure_decodes(self) -> None:
         """Get a cell for each request that needs just one, by eviction, then by preempting the newest."""
         while True:
@@ -298,7 +315,7 @@ class Scheduler:
     def _schedule_chunk(self, output: SchedulerOutput, request: Request) -> None:
         """Add as much of what `request` has to compute as tokens and cells allow."""
         start, num_before = request.num_computed_tokens, output.num_tokens
-        num_tokens = min(len(request.token_ids) - start, self._max_batch_tokens - num_before)
+        num_tokens = min(len(request.token_ids) - start, self._max_step_tokens - num_before)
         num_tokens = min(num_tokens, self.kv_cache.make_room(num_before + num_tokens) - num_before)
         if num_tokens <= 0:
             return
@@ -316,7 +333,7 @@ class Scheduler:
         if not running:
             self._is_admitting = True
         while waiting and self._is_admitting and len(running) < self.max_num_running:
-            if output.num_tokens >= self._max_batch_tokens:
+            if output.num_tokens >= self._max_step_tokens:
                 return
             request = waiting[0]
             promised = sum(len(r.token_ids) - r.num_computed_tokens for r in running)

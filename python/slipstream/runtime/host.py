@@ -88,6 +88,7 @@ class EngineHost:
             sink=self._route,
             max_num_running=info.parallel,
             step_costs=step_costs,
+            step_target_s=info.step_target_ms / 1000,
         )
         self._lock = threading.Lock()
         self._records: dict[str, _Record] = {}
@@ -133,6 +134,7 @@ class EngineHost:
                 trained_context_length=header.context_length,
                 parallel=config.parallel,
                 max_waiting=config.max_waiting,
+                step_target_ms=config.step_target_ms,
                 num_vocab=runner.info.num_vocab,
                 template_source=chosen.source,
                 load_s=time.monotonic() - begin_s,

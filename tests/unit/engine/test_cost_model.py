@@ -81,3 +81,16 @@ def test_the_truth_is_found_under_noise():
         model.record(num_tokens, (0.01 + 0.0005 * num_tokens) * rng.uniform(0.9, 1.1))
     for num_tokens in (30, 64, 200, 500):
         assert model.estimate_s(num_tokens) == pytest.approx(0.01 + 0.0005 * num_tokens, rel=0.1)
+
+
+def test_the_tokens_affordable_in_a_time_are_the_inverse_of_the_estimate():
+    model = CostModel(512)
+    assert model.num_tokens_within(1.0) is None
+    for num_tokens, seconds in ((1, 0.1), (8, 0.2), (64, 1.0)):
+        model.record(num_tokens, seconds)
+    assert model.num_tokens_within(0.05) == 1
+    assert model.num_tokens_within(0.2) == 8
+    assert model.num_tokens_within(0.6) == 36
+    assert model.num_tokens_within(2.0) == 128
+    for num_tokens in (2, 5, 8, 20, 63, 64, 200):
+        assert model.num_tokens_within(model.estimate_s(num_tokens) + 1e-9) == num_tokens

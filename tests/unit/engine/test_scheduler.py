@@ -10,6 +10,7 @@ from slipstream.base.errors import (
     NoKVSlotError,
 )
 from slipstream.base.types import FinishReason, OutputDelta, RequestFailed, SamplingParams
+from slipstream.engine.cost_model import CostModel
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.runner import RunnerInfo
 from slipstream.engine.scheduler import Scheduler
@@ -549,3 +550,52 @@ def test_everything_can_be_failed_and_started_afresh():
     engine.add("d", [1], max_tokens=2)
     engine.run()
     assert len(engine.token_ids("d")) == 2
+
+
+def costs_of(seconds_per_token):
+    costs = CostModel(64)
+    for num_tokens in (1, 2, 4, 8, 16, 32, 64):
+        costs.record(num_tokens, num_tokens * seconds_per_token)
+    return costs
+
+
+def prefill_chunks(cost_model, step_target_s):
+    """Sizes of the pieces of a 150-token prompt that arrives while another request decodes."""
+    info = RunnerInfo(400, 4, 64, 300, True, len(VOCAB))
+    scheduler = Scheduler(FakeRunner(info), cost_model=cost_model, step_target_s=step_target_s)
+    chunks = []
+    for request_id, length in (("decodes", 3), ("long", 150)):
+        sampling = SamplingParams(max_tokens=40, ignore_eos=True)
+        request = Request(request_id, [i % 90 for i in range(length)], sampling, 0.0)
+        check_request(request, info)
+        scheduler.add(request, 0.0)
+        while request.num_computed_tokens < length:
+            output = scheduler.schedule(1.0)
+            result = scheduler._runner.step(output.scheduled)
+            chunks += [
+                len(sequence.token_ids)
+                for owner, sequence in zip(output.requests, output.scheduled, strict=True)
+                if owner is request
+            ]
+            scheduler.update_from_output(output, result, 1.0)
+    return chunks[1:]
+
+
+def test_prompts_are_cut_to_the_step_target_while_others_decode():
+    assert prefill_chunks(costs_of(0.01), 0.5) == [49, 49, 49, 3]
+    assert prefill_chunks(costs_of(0.01), 10.0) == [63, 63, 24]
+    assert prefill_chunks(costs_of(0.01), None) == [63, 63, 24]
+    assert prefill_chunks(None, 0.5) == [63, 63, 24]
+
+
+def test_a_step_target_that_cannot_be_met_still_lets_prompts_go_on():
+    assert prefill_chunks(costs_of(1.0), 0.5) == [32, 32, 32, 32, 22]
+
+
+def test_a_prompt_alone_takes_the_largest_pieces():
+    info = RunnerInfo(400, 4, 64, 300, True, len(VOCAB))
+    scheduler = Scheduler(FakeRunner(info), cost_model=costs_of(0.01), step_target_s=0.1)
+    request = Request("long", [1] * 150, SamplingParams(max_tokens=1), 0.0)
+    check_request(request, info)
+    scheduler.add(request, 0.0)
+    assert scheduler.schedule(1.0).num_tokens == 64
