@@ -4,7 +4,7 @@ Arms run in turn, round by round, in one session, so that what slows the machine
 tokens per second of decoding (first token to last); each bar is a ratio of paired rounds with its 90 % interval. The
 bare loop runs twice a round: the ratio of the two is the noise floor (A/A).
 
-usage: python bench/bench_engine.py MODEL.gguf [--tokens 128] [--rounds 9] [--threads 0] [--json FILE]
+usage: python bench/bench_engine.py MODEL.gguf [--tokens 128] [--rounds 9] [--threads 0] [--speculation ngram|off] [--json FILE]
 """
 
 from __future__ import annotations
@@ -110,13 +110,13 @@ def batched_bench(path: str, num_tokens: int, threads: int) -> float:
 
 
 @contextlib.contextmanager
-def server(path: str, threads: int) -> Iterator[str]:
+def server(path: str, threads: int, speculation: str) -> Iterator[str]:
     """Serve the model in a process of its own; yield the base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "slipstream", "serve", path, "--port", str(port),
-               "--context-length", "8192", "--log-level", "error"]  # fmt: skip
+               "--context-length", "8192", "--log-level", "error", "--speculation", speculation]  # fmt: skip
     if threads:
         command += ["--threads", str(threads)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=0, help="0: physical cores")
+    parser.add_argument("--speculation", default="ngram", help="ngram or off")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     path, num_tokens, threads = (
@@ -169,10 +170,14 @@ def main() -> None:
         arguments.tokens,
         arguments.threads,
     )
+    mode = arguments.speculation
     bare = bare_loop(path, num_tokens, threads)
     has_peer = BATCHED_BENCH.exists()
     figures: dict[str, list[float]] = {}
-    with LLM(path, context_length=8192, threads=threads) as llm, server(path, threads) as url:
+    with (
+        LLM(path, context_length=8192, threads=threads, speculation=mode) as llm,
+        server(path, threads, mode) as url,
+    ):
         name = httpx2.get(url + "/v1/models").json()["data"][0]["id"]
         arms: dict[str, Callable[[], float]] = {
             "bare": bare,
@@ -197,6 +202,7 @@ def main() -> None:
         "provenance": provenance(),
         "model": path,
         "load1": os.getloadavg()[0],
+        "speculation": mode,
         "arms": {},
         "ratios": {},
     }
