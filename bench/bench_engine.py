@@ -4,7 +4,8 @@ Arms run in turn, round by round, in one session, so that what slows the machine
 tokens per second of decoding (first token to last); each bar is a ratio of paired rounds with its 90 % interval. The
 bare loop runs twice a round: the ratio of the two is the noise floor (A/A).
 
-usage: python bench/bench_engine.py MODEL.gguf [--tokens 128] [--rounds 9] [--threads 0] [--speculation ngram|off] [--json FILE]
+usage: python bench/bench_engine.py MODEL.gguf [--tokens 128] [--rounds 9] [--threads 0] [--json FILE]
+       [--speculation ngram|off]
 """
 
 from __future__ import annotations
