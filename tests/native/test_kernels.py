@@ -1,0 +1,53 @@
+"""The matrix kernels in each instruction set of this machine, by the C++ program in tests/cpp."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LLAMA = Path(os.environ.get("LLAMA_CPP_SOURCE_DIR") or ROOT / "third_party" / "llama.cpp")
+GGML = ROOT / "build" / "editable" / "llama.cpp" / "ggml" / "src"
+ISAS = {
+    "avx2": (["-mavx2", "-mfma", "-mf16c"], {"avx2", "fma", "f16c"}),
+    "vnni": (["-march=x86-64-v4", "-mavx512vnni"], {"avx512f", "avx512_vnni"}),
+}
+
+
+def cpu_flags() -> set[str]:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("flags"):
+            return set(line.split(":")[1].split())
+    return set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or platform.system() != "Linux", reason="kernels for x86 only"
+)
+@pytest.mark.parametrize("isa", ISAS)
+def test_products_are_right_and_the_same_for_any_number_of_rows(isa: str, tmp_path: Path) -> None:
+    options, needed = ISAS[isa]
+    if not needed <= cpu_flags():
+        pytest.skip(f"this CPU has no {' '.join(sorted(needed - cpu_flags()))}")
+    compiler = os.environ.get("CXX") or "c++"
+    launcher = [shutil.which("ccache") or "", compiler] if shutil.which("ccache") else [compiler]
+    objects = []
+    for source in (ROOT / "tests/cpp/test_kernels.cpp", ROOT / "csrc/kernels/qmatmul.cpp"):
+        objects.append(str(tmp_path / f"{source.stem}.o"))
+        command = [*launcher, "-c", "-O2", "-std=c++17", *options, str(source), "-o", objects[-1]]
+        for folder in (ROOT / "csrc", LLAMA / "ggml/include", LLAMA / "ggml/src"):
+            command += ["-I", str(folder)]
+        subprocess.run(command, check=True)
+    libraries = [str(GGML / f"lib{name}.a") for name in ("ggml", "ggml-cpu", "ggml-base")]
+    program = str(tmp_path / "test_kernels")
+    link = [compiler, *objects, "-Wl,--start-group", *libraries, "-Wl,--end-group"]
+    subprocess.run([*link, "-lpthread", "-ldl", "-lm", "-o", program], check=True)
+    result = subprocess.run([program], capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout
