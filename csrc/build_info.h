@@ -10,8 +10,9 @@ namespace slipstream {
 struct BuildInfo {
     std::string llama_commit, llama_version, ggml_version, backend, flags, compiler;
     std::vector<std::pair<std::string, std::string>> devices; // name, description
-    std::vector<std::pair<std::string, std::string>> kernels; // weight type our own matrix product serves, its ISA
-    std::vector<std::string> cpu_features;                    // those ggml was compiled to use
+    std::vector<std::pair<std::string, std::string>>
+        kernels;                           // weight type our own matrix product serves, its ISA
+    std::vector<std::string> cpu_features; // those ggml was compiled to use
 };
 
 BuildInfo build_info();

@@ -17,9 +17,11 @@ struct alignas(64) Panel {
 };
 
 constexpr int kHalf = 8; // rows decoded together: the 32-bit lanes of a 256-bit vector
-using Rows = const uint8_t *[kHalf];
+using Rows = const uint8_t * [kHalf];
 
-inline __m128i load128(const void * p) { return _mm_loadu_si128(static_cast<const __m128i *>(p)); }
+inline __m128i load128(const void * p) {
+    return _mm_loadu_si128(static_cast<const __m128i *>(p));
+}
 
 // 16 bytes of 8 rows into 4 vectors: lane i of out[k] holds bytes 4 k … 4 k + 3 of row i.
 inline void transpose16(const Rows & rows, size_t offset, __m256i * out) {
@@ -47,7 +49,8 @@ inline __m256 halves(const Rows & rows, size_t offset) {
     for (int i = 0; i < kHalf; i++) {
         std::memcpy(&bits[i], rows[i] + offset, 2);
     }
-    return _mm256_cvtph_ps(_mm_setr_epi16(bits[0], bits[1], bits[2], bits[3], bits[4], bits[5], bits[6], bits[7]));
+    return _mm256_cvtph_ps(
+        _mm_setr_epi16(bits[0], bits[1], bits[2], bits[3], bits[4], bits[5], bits[6], bits[7]));
 }
 
 // The half-precision numbers in the low 16 bits of the lanes.
@@ -60,8 +63,12 @@ inline void put(Panel & panel, int half, int block, int step, __m256i bytes) {
     _mm256_store_si256(reinterpret_cast<__m256i *>(&panel.q[block][step][half * 32]), bytes);
 }
 
-inline __m256i low_nibbles(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
-inline __m256i high_nibbles(__m256i v) { return low_nibbles(_mm256_srli_epi16(v, 4)); }
+inline __m256i low_nibbles(__m256i v) {
+    return _mm256_and_si256(v, _mm256_set1_epi8(15));
+}
+inline __m256i high_nibbles(__m256i v) {
+    return low_nibbles(_mm256_srli_epi16(v, 4));
+}
 
 // 8-bit weights: signed for AVX2, offset by 128 for VNNI.
 constexpr int kByteOffsetLog2 = SLIPSTREAM_KERNELS_VNNI ? 7 : -1;
@@ -85,7 +92,8 @@ struct Q8_0 {
 };
 
 // Q4_0, Q4_1, Q5_0, Q5_1: low nibbles are the first 16 columns, high ones the last.
-template <typename B, int n_bits, bool minimum> struct Legacy {
+template <typename B, int n_bits, bool minimum>
+struct Legacy {
     using Block = B;
     static constexpr int bits = n_bits, offset_log2 = minimum ? -1 : n_bits - 1, sub_block = 32, columns = 32;
     static constexpr bool has_minimum = minimum;
@@ -110,15 +118,16 @@ template <typename B, int n_bits, bool minimum> struct Legacy {
     // Bit j of the 32 high bits belongs to column j.
     static void add_fifth_bits(const Rows & rows, __m256i * v) {
         constexpr size_t at = sizeof(Block) - 20;
-        const __m256i high = _mm256_setr_epi32(read32(rows[0] + at), read32(rows[1] + at), read32(rows[2] + at),
-                                               read32(rows[3] + at), read32(rows[4] + at), read32(rows[5] + at),
-                                               read32(rows[6] + at), read32(rows[7] + at));
+        const __m256i high = _mm256_setr_epi32(
+            read32(rows[0] + at), read32(rows[1] + at), read32(rows[2] + at), read32(rows[3] + at),
+            read32(rows[4] + at), read32(rows[5] + at), read32(rows[6] + at), read32(rows[7] + at));
         const __m256i fifth = _mm256_set1_epi8(16);
-        const __m256i first_byte = _mm256_broadcastsi128_si256(
-            _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+        const __m256i first_byte =
+            _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
         for (int k = 0; k < 8; k++) {
             // All four bytes of a lane get the byte their bits are in, and look at one bit each.
-            const __m256i byte = _mm256_shuffle_epi8(high, _mm256_add_epi8(first_byte, _mm256_set1_epi8(k / 2)));
+            const __m256i byte =
+                _mm256_shuffle_epi8(high, _mm256_add_epi8(first_byte, _mm256_set1_epi8(k / 2)));
             const __m256i bit = _mm256_set1_epi32(k % 2 ? static_cast<int>(0x80402010) : 0x08040201);
 #if SLIPSTREAM_KERNELS_VNNI
             v[k] = _mm256_mask_add_epi8(v[k], _mm256_test_epi8_mask(byte, bit), v[k], fifth);
@@ -152,7 +161,8 @@ struct IQ4_NL {
 };
 
 // Q4_K and Q5_K: 8 blocks of 32, each with a 6-bit scale and a 6-bit minimum.
-template <typename B, int n_bits> struct SuperBlock {
+template <typename B, int n_bits>
+struct SuperBlock {
     using Block = B;
     static constexpr int bits = n_bits, offset_log2 = -1, sub_block = 32, columns = 256;
     static constexpr bool has_minimum = true;
@@ -183,7 +193,8 @@ template <typename B, int n_bits> struct SuperBlock {
         __m256i head[4];
         transpose16(rows, 0, head);
         const __m256 d = low_halves(head[0]);
-        const __m256 minus_d_min = _mm256_xor_ps(low_halves(_mm256_srli_epi32(head[0], 16)), _mm256_set1_ps(-0.0f));
+        const __m256 minus_d_min =
+            _mm256_xor_ps(low_halves(_mm256_srli_epi32(head[0], 16)), _mm256_set1_ps(-0.0f));
         const __m256i six = _mm256_set1_epi8(0x3f), upper = _mm256_set1_epi8(0x30);
         const auto second = [&](__m256i nibbles, __m256i first) {
             return _mm256_or_si256(nibbles, _mm256_and_si256(_mm256_srli_epi32(first, 2), upper));

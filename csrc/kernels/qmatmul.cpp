@@ -62,7 +62,8 @@ void quantize_block(const float * x, int block, Activations & out) {
     out.minus_sum16[2 * block + 1] = -second;
 }
 
-template <typename T> IntVector start(const int32_t & minus_sum) {
+template <typename T>
+IntVector start(const int32_t & minus_sum) {
     if constexpr (T::offset_log2 >= 0) {
         return shift_left<T::offset_log2>(broadcast_i(minus_sum));
     } else {
@@ -91,9 +92,11 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
             const FloatVector scale = load_f(panel.scale[b]);
 #pragma GCC unroll 8
             for (int r = 0; r < n_rows; r++) {
-                acc[r] = multiply_add(multiply(to_float(n[r]), broadcast_f(activations[r].d[b])), scale, acc[r]);
+                acc[r] =
+                    multiply_add(multiply(to_float(n[r]), broadcast_f(activations[r].d[b])), scale, acc[r]);
                 if constexpr (T::has_minimum) {
-                    acc[r] = multiply_add(load_f(panel.minimum[b]), broadcast_f(activations[r].d_sum[b]), acc[r]);
+                    acc[r] =
+                        multiply_add(load_f(panel.minimum[b]), broadcast_f(activations[r].d_sum[b]), acc[r]);
                 }
             }
         } else {
@@ -107,7 +110,8 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
                 const FloatVector scale = load_f(panel.scale[2 * b + s]);
 #pragma GCC unroll 8
                 for (int r = 0; r < n_rows; r++) {
-                    acc[r] = multiply_add(multiply(to_float(n[r]), broadcast_f(activations[r].d[b])), scale, acc[r]);
+                    acc[r] = multiply_add(multiply(to_float(n[r]), broadcast_f(activations[r].d[b])), scale,
+                                          acc[r]);
                 }
             }
         }
@@ -128,7 +132,8 @@ void tiles(const Panel & panel, int n_blocks, const Activations * activations, i
     }
 }
 
-template <typename T> struct PanelRows {
+template <typename T>
+struct PanelRows {
     const uint8_t * rows[kPanelRows / kHalf][kHalf];
 
     void decode(int n_blocks, Panel & panel) {
@@ -143,7 +148,8 @@ template <typename T> struct PanelRows {
     }
 };
 
-template <typename T> void multiply_panel(const Product & p, int64_t panel_index, int64_t first_row, int64_t n_rows) {
+template <typename T>
+void multiply_panel(const Product & p, int64_t panel_index, int64_t first_row, int64_t n_rows) {
     alignas(64) float sums[kMaxRows * kPanelRows];
     Panel panel;
     const int64_t first = panel_index * kPanelRows;
@@ -162,7 +168,8 @@ template <typename T> void multiply_panel(const Product & p, int64_t panel_index
     for (int64_t c = 0; c < n_chunk; c++) {
         const int n_blocks = static_cast<int>(std::min<int64_t>(kChunk, p.n_columns - c * kChunk) / 32);
         if (has_next) {
-            for (size_t at = panel_bytes * c / n_chunk & ~size_t{63}; at < panel_bytes * (c + 1) / n_chunk; at += 64) {
+            for (size_t at = panel_bytes * c / n_chunk & ~size_t{63}; at < panel_bytes * (c + 1) / n_chunk;
+                 at += 64) {
                 _mm_prefetch(next + at, _MM_HINT_T1);
             }
         }
@@ -170,12 +177,14 @@ template <typename T> void multiply_panel(const Product & p, int64_t panel_index
         tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows, sums);
     }
     for (int64_t r = 0; r < n_rows; r++) {
-        float * out = reinterpret_cast<float *>(reinterpret_cast<char *>(p.out) + (first_row + r) * p.out_stride);
+        float * out =
+            reinterpret_cast<float *>(reinterpret_cast<char *>(p.out) + (first_row + r) * p.out_stride);
         std::copy_n(sums + r * kPanelRows, n_valid, out + first);
     }
 }
 
-template <typename T> void multiply_as(const Product & p, int64_t first_panel, int64_t last_panel) {
+template <typename T>
+void multiply_as(const Product & p, int64_t first_panel, int64_t last_panel) {
     for (int64_t row = 0; row < p.n_rows; row += kMaxRows) {
         for (int64_t panel = first_panel; panel < last_panel; panel++) {
             multiply_panel<T>(p, panel, row, std::min(kMaxRows, p.n_rows - row));
@@ -187,24 +196,40 @@ using Multiply = void (*)(const Product &, int64_t, int64_t);
 
 Multiply find_multiply(ggml_type type) {
     switch (type) {
-        case GGML_TYPE_Q4_0: return multiply_as<Q4_0>;
-        case GGML_TYPE_Q4_1: return multiply_as<Q4_1>;
-        case GGML_TYPE_Q5_0: return multiply_as<Q5_0>;
-        case GGML_TYPE_Q5_1: return multiply_as<Q5_1>;
-        case GGML_TYPE_Q8_0: return multiply_as<Q8_0>;
-        case GGML_TYPE_Q4_K: return multiply_as<Q4_K>;
-        case GGML_TYPE_Q5_K: return multiply_as<Q5_K>;
-        case GGML_TYPE_Q6_K: return multiply_as<Q6_K>;
-        case GGML_TYPE_IQ4_NL: return multiply_as<IQ4_NL>;
-        default: return nullptr;
+    case GGML_TYPE_Q4_0:
+        return multiply_as<Q4_0>;
+    case GGML_TYPE_Q4_1:
+        return multiply_as<Q4_1>;
+    case GGML_TYPE_Q5_0:
+        return multiply_as<Q5_0>;
+    case GGML_TYPE_Q5_1:
+        return multiply_as<Q5_1>;
+    case GGML_TYPE_Q8_0:
+        return multiply_as<Q8_0>;
+    case GGML_TYPE_Q4_K:
+        return multiply_as<Q4_K>;
+    case GGML_TYPE_Q5_K:
+        return multiply_as<Q5_K>;
+    case GGML_TYPE_Q6_K:
+        return multiply_as<Q6_K>;
+    case GGML_TYPE_IQ4_NL:
+        return multiply_as<IQ4_NL>;
+    default:
+        return nullptr;
     }
 }
 
 } // namespace
 
-const char * instruction_set() { return SLIPSTREAM_KERNELS_VNNI ? "avx512-vnni" : "avx2"; }
-bool serves(ggml_type type) { return find_multiply(type) != nullptr; }
-int panel_rows() { return kPanelRows; }
+const char * instruction_set() {
+    return SLIPSTREAM_KERNELS_VNNI ? "avx512-vnni" : "avx2";
+}
+bool serves(ggml_type type) {
+    return find_multiply(type) != nullptr;
+}
+int panel_rows() {
+    return kPanelRows;
+}
 
 void quantize(const float * row, int64_t n_columns, int64_t chunk, Activations & out) {
     const int n_blocks = static_cast<int>(std::min<int64_t>(kChunk, n_columns - chunk * kChunk) / 32);
@@ -225,9 +250,15 @@ void multiply(const Product & product, int64_t first_panel, int64_t last_panel) 
 namespace slipstream::kernels {
 inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
 
-const char * instruction_set() { return nullptr; }
-bool serves(ggml_type) { return false; }
-int panel_rows() { return 1; }
+const char * instruction_set() {
+    return nullptr;
+}
+bool serves(ggml_type) {
+    return false;
+}
+int panel_rows() {
+    return 1;
+}
 void quantize(const float *, int64_t, int64_t, Activations &) {}
 void multiply(const Product &, int64_t, int64_t) {}
 

@@ -25,7 +25,7 @@ constexpr int kChunk = 256; // columns decoded at a time
 struct Activations {
     int8_t q[kChunk];
     float d[kChunk / 32];
-    float d_sum[kChunk / 32];           // d times the sum of q: multiplies the minimum of a weight block
+    float d_sum[kChunk / 32]; // d times the sum of q: multiplies the minimum of a weight block
     int32_t minus_sum32[kChunk / 32];
     int32_t minus_sum16[kChunk / 16];
 };
@@ -34,7 +34,9 @@ struct Activations {
 const char * instruction_set();
 bool serves(ggml_type type);
 
-constexpr int64_t n_chunks(int64_t n_columns) { return (n_columns + kChunk - 1) / kChunk; }
+constexpr int64_t n_chunks(int64_t n_columns) {
+    return (n_columns + kChunk - 1) / kChunk;
+}
 
 // Quantizes columns [256 chunk, …) of one row; of a short last chunk only the blocks there are.
 void quantize(const float * row, int64_t n_columns, int64_t chunk, Activations & out);
@@ -42,9 +44,9 @@ void quantize(const float * row, int64_t n_columns, int64_t chunk, Activations &
 struct Product {
     ggml_type type;
     const uint8_t * weights;
-    size_t weight_stride; // bytes from one weight row to the next
-    int64_t n_columns;    // of a weight row: the length of the dot products
-    int64_t n_weights;    // weight rows
+    size_t weight_stride;            // bytes from one weight row to the next
+    int64_t n_columns;               // of a weight row: the length of the dot products
+    int64_t n_weights;               // weight rows
     const Activations * activations; // of chunk c and row r: [c * chunk_stride + r]
     int64_t chunk_stride;
     int64_t n_rows;

@@ -28,17 +28,40 @@ constexpr int kRowTile = 8; // activation rows whose sums are held in registers
 using IntVector = __m512i;
 using FloatVector = __m512;
 
-inline IntVector load_i(const void * p) { return _mm512_loadu_si512(p); }
-inline IntVector zero_i() { return _mm512_setzero_si512(); }
-inline IntVector broadcast_i(int32_t v) { return _mm512_set1_epi32(v); }
-template <int bits> IntVector shift_left(IntVector v) { return _mm512_slli_epi32(v, bits); }
-inline FloatVector load_f(const float * p) { return _mm512_loadu_ps(p); }
-inline void store_f(float * p, FloatVector v) { _mm512_storeu_ps(p, v); }
-inline FloatVector zero_f() { return _mm512_setzero_ps(); }
-inline FloatVector broadcast_f(float v) { return _mm512_set1_ps(v); }
-inline FloatVector to_float(IntVector v) { return _mm512_cvtepi32_ps(v); }
-inline FloatVector multiply(FloatVector a, FloatVector b) { return _mm512_mul_ps(a, b); }
-inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) { return _mm512_fmadd_ps(a, b, c); }
+inline IntVector load_i(const void * p) {
+    return _mm512_loadu_si512(p);
+}
+inline IntVector zero_i() {
+    return _mm512_setzero_si512();
+}
+inline IntVector broadcast_i(int32_t v) {
+    return _mm512_set1_epi32(v);
+}
+template <int bits>
+IntVector shift_left(IntVector v) {
+    return _mm512_slli_epi32(v, bits);
+}
+inline FloatVector load_f(const float * p) {
+    return _mm512_loadu_ps(p);
+}
+inline void store_f(float * p, FloatVector v) {
+    _mm512_storeu_ps(p, v);
+}
+inline FloatVector zero_f() {
+    return _mm512_setzero_ps();
+}
+inline FloatVector broadcast_f(float v) {
+    return _mm512_set1_ps(v);
+}
+inline FloatVector to_float(IntVector v) {
+    return _mm512_cvtepi32_ps(v);
+}
+inline FloatVector multiply(FloatVector a, FloatVector b) {
+    return _mm512_mul_ps(a, b);
+}
+inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
 
 #else
 
@@ -47,17 +70,40 @@ constexpr int kRowTile = 4;
 using IntVector = __m256i;
 using FloatVector = __m256;
 
-inline IntVector load_i(const void * p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }
-inline IntVector zero_i() { return _mm256_setzero_si256(); }
-inline IntVector broadcast_i(int32_t v) { return _mm256_set1_epi32(v); }
-template <int bits> IntVector shift_left(IntVector v) { return _mm256_slli_epi32(v, bits); }
-inline FloatVector load_f(const float * p) { return _mm256_loadu_ps(p); }
-inline void store_f(float * p, FloatVector v) { _mm256_storeu_ps(p, v); }
-inline FloatVector zero_f() { return _mm256_setzero_ps(); }
-inline FloatVector broadcast_f(float v) { return _mm256_set1_ps(v); }
-inline FloatVector to_float(IntVector v) { return _mm256_cvtepi32_ps(v); }
-inline FloatVector multiply(FloatVector a, FloatVector b) { return _mm256_mul_ps(a, b); }
-inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) { return _mm256_fmadd_ps(a, b, c); }
+inline IntVector load_i(const void * p) {
+    return _mm256_loadu_si256(static_cast<const __m256i *>(p));
+}
+inline IntVector zero_i() {
+    return _mm256_setzero_si256();
+}
+inline IntVector broadcast_i(int32_t v) {
+    return _mm256_set1_epi32(v);
+}
+template <int bits>
+IntVector shift_left(IntVector v) {
+    return _mm256_slli_epi32(v, bits);
+}
+inline FloatVector load_f(const float * p) {
+    return _mm256_loadu_ps(p);
+}
+inline void store_f(float * p, FloatVector v) {
+    _mm256_storeu_ps(p, v);
+}
+inline FloatVector zero_f() {
+    return _mm256_setzero_ps();
+}
+inline FloatVector broadcast_f(float v) {
+    return _mm256_set1_ps(v);
+}
+inline FloatVector to_float(IntVector v) {
+    return _mm256_cvtepi32_ps(v);
+}
+inline FloatVector multiply(FloatVector a, FloatVector b) {
+    return _mm256_mul_ps(a, b);
+}
+inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
 
 #endif
 

@@ -59,8 +59,9 @@ struct Case {
             }
         }
         std::vector<float> out(rows * weights, NAN);
-        const kernels::Product product{type,  quantized.data(),   stride, columns, weights,
-                                       activations.data(), rows, rows,   out.data(), weights * sizeof(float)};
+        const kernels::Product product{type,       quantized.data(),       stride, columns,
+                                       weights,    activations.data(),     rows,   rows,
+                                       out.data(), weights * sizeof(float)};
         const int64_t n_panels = (weights + kernels::panel_rows() - 1) / kernels::panel_rows();
         kernels::multiply(product, 0, n_panels / 2);
         kernels::multiply(product, n_panels / 2, n_panels);
@@ -74,7 +75,8 @@ struct Case {
         for (int64_t r = 0; r < rows; r++) {
             ggml_get_type_traits_cpu(traits->vec_dot_type)->from_float(x + r * columns, q.data(), columns);
             for (int64_t i = 0; i < weights; i++) {
-                traits->vec_dot(static_cast<int>(columns), &out[r * weights + i], 0, &quantized[i * stride], 0, q.data(), 0, 1);
+                traits->vec_dot(static_cast<int>(columns), &out[r * weights + i], 0, &quantized[i * stride],
+                                0, q.data(), 0, 1);
             }
         }
         return out;
@@ -120,8 +122,8 @@ void check_shape(ggml_type type, int64_t columns, int64_t weights, std::mt19937 
     for (int64_t rows = 1; rows <= max_rows; rows++) {
         const int64_t first = max_rows - rows; // so that a row also has another place in its tile
         const std::vector<float> some = c.multiply(&x[first * columns], rows);
-        check(std::memcmp(some.data(), &all[first * weights], some.size() * sizeof(float)) == 0, type, columns, weights,
-              rows, "depends on the number of rows");
+        check(std::memcmp(some.data(), &all[first * weights], some.size() * sizeof(float)) == 0, type,
+              columns, weights, rows, "depends on the number of rows");
     }
     for (float v : all) {
         uint32_t bits;
@@ -161,7 +163,8 @@ void check_extremes(ggml_type type, std::mt19937 & random) {
         std::memcpy(&c.quantized[at], &one, 2);
         if (type == GGML_TYPE_Q6_K) {
             std::memcpy(&c.quantized[at + block - 2], &one, 2);
-        } else if (type == GGML_TYPE_Q4_1 || type == GGML_TYPE_Q5_1 || type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q5_K) {
+        } else if (type == GGML_TYPE_Q4_1 || type == GGML_TYPE_Q5_1 || type == GGML_TYPE_Q4_K ||
+                   type == GGML_TYPE_Q5_K) {
             std::memcpy(&c.quantized[at + 2], &one, 2);
         }
     }
@@ -177,7 +180,8 @@ void check_extremes(ggml_type type, std::mt19937 & random) {
     const std::vector<double> want = c.reference(x.data(), 5);
     for (size_t i = 0; i < out.size(); i++) {
         // All values are exact in 8 bits; only the float sums round.
-        check(std::fabs(out[i] - want[i]) <= 1e-5 * std::max(1e5, std::fabs(want[i])), type, columns, weights, 5, "extremes");
+        check(std::fabs(out[i] - want[i]) <= 1e-5 * std::max(1e5, std::fabs(want[i])), type, columns, weights,
+              5, "extremes");
     }
 }
 
@@ -196,7 +200,8 @@ int main() {
             continue;
         }
         const bool super = ggml_blck_size(type) == 256;
-        for (int64_t columns : super ? std::vector<int64_t>{256, 512, 1280} : std::vector<int64_t>{32, 96, 256, 576, 896}) {
+        for (int64_t columns :
+             super ? std::vector<int64_t>{256, 512, 1280} : std::vector<int64_t>{32, 96, 256, 576, 896}) {
             for (int64_t weights : {1, 7, 8, 16, 17, 33, 50}) {
                 check_shape(type, columns, weights, random);
             }
