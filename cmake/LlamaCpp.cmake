@@ -42,14 +42,6 @@ set(CMAKE_CXX_VISIBILITY_PRESET hidden)
 set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 add_subdirectory(${LLAMA_DIR} llama.cpp EXCLUDE_FROM_ALL)
 
-# Waiting threads give their core away when another process wants it; csrc/kernels/cpu_relax.h has the why.
-if(NOT MSVC)
-  set_property(
-    SOURCE ${LLAMA_DIR}/ggml/src/ggml-cpu/ggml-cpu.c
-    DIRECTORY ${LLAMA_DIR}/ggml/src
-    APPEND PROPERTY COMPILE_OPTIONS -include ${PROJECT_SOURCE_DIR}/csrc/kernels/cpu_relax.h)
-endif()
-
 # Our matrix products come before upstream's tiled ones, whose definitions get other names (csrc/kernels/seam.cpp).
 set_property(
   SOURCE ${LLAMA_DIR}/ggml/src/ggml-cpu/tiled/tiled.cpp
