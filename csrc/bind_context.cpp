@@ -270,7 +270,7 @@ void bind_context(nb::module_ & m) {
         "n_outputs_max"_a = 0, "n_threads"_a = 0, "n_threads_batch"_a = 0, "flash_attention"_a = nb::none(),
         "type_k"_a = "f16", "type_v"_a = "f16", "embeddings"_a = false, "pooling"_a = "default",
         "kv_unified"_a = true, "swa_full"_a = true, "rope_freq_base"_a = 0.0f, "rope_freq_scale"_a = 0.0f,
-        "poll"_a = 50, "interruptible"_a = true,
+        "poll"_a = 1, "interruptible"_a = true,
         "Make a context.\n\n"
         "Args:\n"
         "    model: Kept alive by the context.\n"

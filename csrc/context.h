@@ -38,7 +38,7 @@ struct ContextOptions {
     bool offload_kqv = true;
     float rope_freq_base = 0;
     float rope_freq_scale = 0;
-    int32_t poll = 50; // how long idle workers spin before they sleep, 0 to 100, about 2 ms each
+    int32_t poll = 1; // how long idle workers spin before they sleep, 0 to 100, about 2 ms each
 };
 
 // A batch: `n` tokens, each with a position and a sequence, and whether its logits are wanted.

@@ -162,7 +162,7 @@ class Context:
     KV cache and compute buffers on a model. One thread at a time; a second one gets ContextBusyError.
     """
 
-    def __init__(self, model: Model, *, n_ctx: int = 0, n_batch: int = 512, n_ubatch: int = 0, n_seq_max: int = 1, n_outputs_max: int = 0, n_threads: int = 0, n_threads_batch: int = 0, flash_attention: bool | None = None, type_k: str = 'f16', type_v: str = 'f16', embeddings: bool = False, pooling: str = 'default', kv_unified: bool = True, swa_full: bool = True, rope_freq_base: float = 0.0, rope_freq_scale: float = 0.0, poll: int = 50, interruptible: bool = True) -> None:
+    def __init__(self, model: Model, *, n_ctx: int = 0, n_batch: int = 512, n_ubatch: int = 0, n_seq_max: int = 1, n_outputs_max: int = 0, n_threads: int = 0, n_threads_batch: int = 0, flash_attention: bool | None = None, type_k: str = 'f16', type_v: str = 'f16', embeddings: bool = False, pooling: str = 'default', kv_unified: bool = True, swa_full: bool = True, rope_freq_base: float = 0.0, rope_freq_scale: float = 0.0, poll: int = 1, interruptible: bool = True) -> None:
         """
         Make a context.
 
