@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipstream.base.types import SamplingParams
+from slipstream.base.sampling import SamplingParams
 from slipstream.benchmark.report import provenance
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.runner import RunnerInfo, ScheduledSequence, StepResult

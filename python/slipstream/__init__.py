@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slipstream.base.errors import SlipstreamError
-    from slipstream.base.types import FinishReason, LoadConfig, SamplingParams
+    from slipstream.base.load_config import LoadConfig
+    from slipstream.base.sampling import SamplingParams
+    from slipstream.base.types import FinishReason
     from slipstream.llm import LLM
     from slipstream.native import Context, LoraAdapter, Model, Sampler, build_info
     from slipstream.runtime.results import GenerationResult
@@ -20,11 +22,11 @@ _HOMES = {
     "Context": "slipstream.native",
     "FinishReason": "slipstream.base.types",
     "GenerationResult": "slipstream.runtime.results",
-    "LoadConfig": "slipstream.base.types",
+    "LoadConfig": "slipstream.base.load_config",
     "LoraAdapter": "slipstream.native",
     "Model": "slipstream.native",
     "Sampler": "slipstream.native",
-    "SamplingParams": "slipstream.base.types",
+    "SamplingParams": "slipstream.base.sampling",
     "SlipstreamError": "slipstream.base.errors",
     "build_info": "slipstream.native",
 }

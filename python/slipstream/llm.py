@@ -8,13 +8,9 @@ import secrets
 from typing import TYPE_CHECKING, Literal, overload
 
 from slipstream.base.errors import InvalidRequestError
-from slipstream.base.types import (
-    GenerationSpec,
-    LoadConfig,
-    OutputDelta,
-    RequestFailed,
-    SamplingParams,
-)
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import GenerationSpec, OutputDelta, RequestFailed
 from slipstream.models.catalog import resolve_model
 from slipstream.runtime.host import EngineHost
 from slipstream.runtime.results import GenerationResult, ResultCollector, error_of

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
-from slipstream.base.types import LoadConfig
+from slipstream.base.load_config import LoadConfig
 from slipstream.runtime.generation import Generation
 from slipstream.runtime.model_manager import ModelManager, ServedModel
 from slipstream.server.app import create_app

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from slipstream.base.errors import InvalidBatchError, InvalidRequestError, NoKVSlotError
-from slipstream.base.types import LoadConfig, SamplingParams
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.sampling import SamplingParams
 from slipstream.engine.llama_runner import LlamaRunner
 from slipstream.engine.runner import ScheduledSequence
 from slipstream.native import Context, Model

@@ -18,7 +18,7 @@ from slipstream.base.errors import (
     InvalidRequestError,
     StateError,
 )
-from slipstream.base.types import SamplingParams
+from slipstream.base.sampling import SamplingParams
 from slipstream.native import Context, Model, Sampler, SamplerParams, sampler_params
 from tests.support.gguf_writer import gguf_bytes
 from tests.support.native import KINDS, ids

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slipstream.base.types import LoadConfig, OutputDelta, SamplingParams
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import OutputDelta
 from slipstream.engine.llama_runner import LlamaRunner
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.scheduler import Scheduler

@@ -8,7 +8,9 @@ import signal
 import pytest
 
 from slipstream.base.errors import EngineDiedError, GrammarError
-from slipstream.base.types import GenerationSpec, LoadConfig, SamplingParams
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import GenerationSpec
 from slipstream.engine.llama_runner import LlamaRunner
 from slipstream.runtime.generation import Generation
 from slipstream.runtime.model_manager import ModelManager, ServedModel

@@ -5,7 +5,8 @@ import queue
 import pytest
 
 from slipstream.base.errors import TemplateError
-from slipstream.base.types import GenerationSpec, LoadConfig, RequestFailed
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.types import GenerationSpec, RequestFailed
 from slipstream.runtime.host import EngineHost
 from slipstream.runtime.prompts import choose_format
 from tests.support.fake_text_model import FakeTextModel

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from slipstream.base.errors import ComputeError, GrammarError, InvalidRequestError
-from slipstream.base.types import SamplingParams
+from slipstream.base.sampling import SamplingParams
 from slipstream.native import Model, Sampler, sampler_params
 from tests.support.tiny_gguf import write_tiny_model
 

@@ -8,7 +8,8 @@ import pytest
 
 from slipstream import LLM
 from slipstream.base.errors import InvalidBatchError
-from slipstream.base.types import LoadConfig, SamplingParams
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.sampling import SamplingParams
 from slipstream.engine.llama_runner import LlamaRunner
 from slipstream.engine.runner import ScheduledSequence
 from tests.support.native import assert_agree

@@ -17,7 +17,9 @@ from slipstream.base.errors import (
     ModelLoadError,
     TemplateError,
 )
-from slipstream.base.types import FinishReason, GenerationSpec, LoadConfig, SamplingParams
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import FinishReason, GenerationSpec
 from slipstream.runtime.engine_process import worker_command
 from slipstream.runtime.generation import Generation, fan_out
 from slipstream.runtime.model_manager import ModelManager, ModelState, ServedModel

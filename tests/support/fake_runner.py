@@ -10,10 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from slipstream.base.errors import NoKVSlotError
-from slipstream.base.types import SamplingParams, TokenLogprob
+from slipstream.base.types import TokenLogprob
 from slipstream.engine.runner import RunnerInfo, ScheduledSequence, StepResult
+
+if TYPE_CHECKING:
+    from slipstream.base.sampling import SamplingParams
 
 EOG = 256
 _EXTRA_PIECES = ["he", "ll", "o ", "stop", "ST", "OP", "é", "日本", "🙂", "ab", "abab", "\n\n"]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from slipstream.base.errors import InvalidRequestError
+from slipstream.base.limits import MAX_THREADS
+from slipstream.base.ranges import check_ranges
 from slipstream.benchmark.stats import Summary, summarize
 
 if TYPE_CHECKING:
@@ -66,12 +68,9 @@ class DecodeSettings:
             "repetitions": (1, MAX_REPETITIONS),
             "depth": (0, MAX_TOKENS),
             "batch_size": (1, MAX_TOKENS),
-            "threads": (0, 1024),
+            "threads": (0, MAX_THREADS),
         }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                message = f"{name} is {getattr(self, name)}; it must be between {low} and {high}"
-                raise InvalidRequestError(message, param=name)
+        check_ranges(self, ranges)
         if not self.num_prompt and not self.num_generate:
             message = "num_prompt and num_generate are both 0; there is nothing to measure"
             raise InvalidRequestError(message, param="num_prompt")

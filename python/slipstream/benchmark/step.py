@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slipstream.base.errors import InvalidRequestError
+from slipstream.base.limits import MAX_THREADS
+from slipstream.base.ranges import check_ranges
 from slipstream.benchmark.stats import Summary, summarize
 
 if TYPE_CHECKING:
@@ -67,12 +69,9 @@ class StepSettings:
         ranges = {
             "depth": (0, MAX_DEPTH),
             "repetitions": (1, MAX_REPETITIONS),
-            "threads": (0, 1024),
+            "threads": (0, MAX_THREADS),
         }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                message = f"{name} is {getattr(self, name)}; it must be between {low} and {high}"
-                raise InvalidRequestError(message, param=name)
+        check_ranges(self, ranges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from slipstream.cli.terminal import show_load, writer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipstream.base.types import SamplingParams, Usage
+    from slipstream.base.sampling import SamplingParams
+    from slipstream.base.types import Usage
     from slipstream.llm import LLM
 
 PROMPT = "> "
@@ -58,7 +59,7 @@ def chat(
     ] = False,
 ) -> None:
     """Chat with a model. Text on stdin, when it is no terminal, is asked at once."""
-    from slipstream.base.types import SamplingParams
+    from slipstream.base.sampling import SamplingParams
 
     given: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     sampling = SamplingParams(**{k: value for k, value in given.items() if value is not None})

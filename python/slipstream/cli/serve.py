@@ -80,7 +80,7 @@ def serve(
 ) -> None:
     """Serve models over HTTP until Ctrl-C."""
     from slipstream.base import log
-    from slipstream.base.types import LoadConfig
+    from slipstream.base.load_config import LoadConfig
 
     try:
         log.configure(log_level)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from typing import Self
 
-    from slipstream.base.types import Event, GenerationSpec, LoadConfig, ModelInstanceInfo
+    from slipstream.base.load_config import LoadConfig
+    from slipstream.base.types import Event, GenerationSpec, ModelInstanceInfo
     from slipstream.engine.stats import EngineStats
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from slipstream.base.errors import InvalidRequestError
-from slipstream.base.types import Event, GenerationSpec, LoadConfig, ModelInstanceInfo
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.types import Event, GenerationSpec, ModelInstanceInfo
 from slipstream.engine.stats import EngineStats
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from slipstream import _core
 from slipstream.base.errors import InvalidRequestError, by_name
-from slipstream.base.types import DEFAULT_CONTEXT_LENGTH, TokenLogprob
+from slipstream.base.load_config import DEFAULT_CONTEXT_LENGTH
+from slipstream.base.types import TokenLogprob
 from slipstream.engine.runner import RunnerInfo, StepResult
 from slipstream.engine.sampler_params import to_native
 from slipstream.engine.step_cost import step_costs
@@ -15,7 +16,8 @@ from slipstream.engine.step_cost import step_costs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from slipstream.base.types import LoadConfig, SamplingParams
+    from slipstream.base.load_config import LoadConfig
+    from slipstream.base.sampling import SamplingParams
     from slipstream.engine.runner import ScheduledSequence
 
 _log = logging.getLogger(__name__)

@@ -8,14 +8,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from slipstream.base.errors import ContextLengthError, InvalidRequestError, SlipstreamError
-from slipstream.base.types import (
-    FinishReason,
-    OutputDelta,
-    RequestFailed,
-    SamplingParams,
-    TokenLogprob,
-    Usage,
-)
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import FinishReason, OutputDelta, RequestFailed, TokenLogprob, Usage
 from slipstream.engine.output_text import OutputText
 from slipstream.engine.spec_decode import SpeculationCounters
 

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slipstream.base.errors import SlipstreamError
-    from slipstream.base.types import SamplingParams, TokenLogprob
+    from slipstream.base.sampling import SamplingParams
+    from slipstream.base.types import TokenLogprob
 
 
 @dataclass(slots=True, frozen=True)

@@ -8,7 +8,7 @@ from slipstream import _core
 from slipstream.base.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from slipstream.base.types import SamplingParams
+    from slipstream.base.sampling import SamplingParams
 
 _FIELDS = (
     "temperature",

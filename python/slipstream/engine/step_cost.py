@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from slipstream.base.config import home
 from slipstream.base.errors import SlipstreamError
-from slipstream.base.types import SamplingParams
+from slipstream.base.sampling import SamplingParams
 from slipstream.engine.runner import ScheduledSequence
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from slipstream.base.types import LoadConfig, ModelInstanceInfo
+    from slipstream.base.load_config import LoadConfig
+    from slipstream.base.types import ModelInstanceInfo
 
 _log = logging.getLogger(__name__)
 _KEPT_LINES = 200

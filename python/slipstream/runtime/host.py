@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from slipstream.base.errors import ClosedError, InvalidRequestError, QueueFullError
-from slipstream.base.types import (
-    FinishReason,
-    ModelInstanceInfo,
-    OutputDelta,
-    RequestFailed,
-    Usage,
-)
+from slipstream.base.types import FinishReason, ModelInstanceInfo, OutputDelta, RequestFailed, Usage
 from slipstream.engine.core import EngineCore
 from slipstream.engine.request import Request, failure
 from slipstream.engine.runner import ModelRunner
@@ -31,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
-    from slipstream.base.types import Event, GenerationSpec, LoadConfig
+    from slipstream.base.load_config import LoadConfig
+    from slipstream.base.types import Event, GenerationSpec
     from slipstream.engine.stats import EngineStats
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from slipstream.base.errors import InvalidRequestError, TemplateError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slipstream.base.types import GenerationSpec, LoadConfig
+    from slipstream.base.load_config import LoadConfig
+    from slipstream.base.types import GenerationSpec
     from slipstream.chat.template import PromptFormat
 
 _log = logging.getLogger(__name__)

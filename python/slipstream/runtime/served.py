@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from slipstream.base.types import LoadConfig, ModelInstanceInfo
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.types import ModelInstanceInfo
 from slipstream.models.catalog import DEMO_NAME, resolve_model
 
 if TYPE_CHECKING:

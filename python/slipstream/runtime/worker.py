@@ -32,7 +32,8 @@ from slipstream.runtime.host import EngineHost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slipstream.base.types import Event, LoadConfig
+    from slipstream.base.load_config import LoadConfig
+    from slipstream.base.types import Event
 
 _log = logging.getLogger(__name__)
 _PROGRESS_EVERY_S = 0.05

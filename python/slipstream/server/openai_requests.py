@@ -6,7 +6,8 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from slipstream.base.errors import InvalidRequestError
-from slipstream.base.types import GenerationSpec, SamplingParams
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import GenerationSpec
 from slipstream.runtime.generation import fan_out
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import pytest
 
 from slipstream.base.errors import InvalidRequestError
-from slipstream.base.types import LoadConfig
+from slipstream.base.load_config import LoadConfig
 
 
 @pytest.mark.parametrize(

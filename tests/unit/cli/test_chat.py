@@ -4,7 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from slipstream.base.errors import ContextLengthError
-from slipstream.base.types import FinishReason, OutputDelta, SamplingParams, Usage
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import FinishReason, OutputDelta, Usage
 from slipstream.cli import chat as chat_module
 from slipstream.cli.conversation import Conversation
 from slipstream.cli.main import app

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from slipstream.base.types import LoadConfig
+from slipstream.base.load_config import LoadConfig
 from slipstream.cli.main import app
 from slipstream.runtime import model_manager
 from slipstream.runtime.model_manager import ServedModel

@@ -12,10 +12,10 @@ from slipstream.base.errors import (
     EngineDiedError,
     ModelLoadError,
 )
+from slipstream.base.load_config import LoadConfig
 from slipstream.base.types import (
     FinishReason,
     GenerationSpec,
-    LoadConfig,
     ModelInstanceInfo,
     OutputDelta,
     RequestFailed,

@@ -14,7 +14,8 @@ from slipstream.base.errors import (
     InvalidRequestError,
     QueueFullError,
 )
-from slipstream.base.types import FinishReason, RequestFailed, SamplingParams
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import FinishReason, RequestFailed
 from slipstream.engine.core import EngineCore
 from slipstream.engine.request import Request
 from tests.support.fake_runner import FakeRunner, scripted, text_tokens

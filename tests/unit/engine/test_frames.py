@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from slipstream.base.errors import InvalidRequestError
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import (
     FinishReason,
     GenerationSpec,
-    LoadConfig,
     ModelInstanceInfo,
     OutputDelta,
     RequestFailed,
-    SamplingParams,
     TokenLogprob,
     Usage,
 )

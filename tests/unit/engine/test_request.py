@@ -3,7 +3,7 @@
 import pytest
 
 from slipstream.base.errors import InvalidRequestError
-from slipstream.base.types import SamplingParams
+from slipstream.base.sampling import SamplingParams
 from slipstream.engine.request import Request, check_request
 from tests.support.fake_runner import FakeRunner
 

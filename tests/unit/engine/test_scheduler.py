@@ -9,7 +9,8 @@ from slipstream.base.errors import (
     InvalidRequestError,
     NoKVSlotError,
 )
-from slipstream.base.types import FinishReason, OutputDelta, RequestFailed, SamplingParams
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import FinishReason, OutputDelta, RequestFailed
 from slipstream.engine.cost_model import CostModel
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.runner import RunnerInfo

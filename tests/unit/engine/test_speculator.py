@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from slipstream.base.errors import ComputeError
-from slipstream.base.types import FinishReason, RequestFailed, SamplingParams
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import FinishReason, RequestFailed
 from slipstream.engine.cost_model import CostModel
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.scheduler import Scheduler

@@ -11,12 +11,12 @@ from slipstream.base.errors import (
     QueueFullError,
     SlipstreamError,
 )
+from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import (
     FinishReason,
     GenerationSpec,
     OutputDelta,
     RequestFailed,
-    SamplingParams,
     TokenLogprob,
     Usage,
 )

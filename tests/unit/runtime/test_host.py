@@ -7,7 +7,8 @@ from collections import defaultdict
 
 import pytest
 
-from slipstream.base.types import FinishReason, GenerationSpec, RequestFailed, SamplingParams
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import FinishReason, GenerationSpec, RequestFailed
 from slipstream.runtime.prompts import ChosenFormat
 from tests.support.fake_runner import scripted, text_tokens
 from tests.support.fake_text_model import FakeFormat, FakeTextModel, fake_host

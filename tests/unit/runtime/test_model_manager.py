@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from slipstream.base.errors import ClosedError, ModelLoadError, ModelNotFoundError
-from slipstream.base.types import LoadConfig, ModelInstanceInfo
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.types import ModelInstanceInfo
 from slipstream.runtime import model_manager
 from slipstream.runtime.model_manager import ModelManager, ModelState, ServedModel, served_models
 from tests.support.engine_stats import some_stats

@@ -10,13 +10,9 @@ import msgspec
 import pytest
 
 from slipstream.base.errors import ModelLoadError
-from slipstream.base.types import (
-    GenerationSpec,
-    LoadConfig,
-    OutputDelta,
-    RequestFailed,
-    SamplingParams,
-)
+from slipstream.base.load_config import LoadConfig
+from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import GenerationSpec, OutputDelta, RequestFailed
 from slipstream.engine import frames
 from slipstream.runtime.worker import (
     EXIT_ENGINE_DIED,

@@ -1,0 +1,77 @@
+"""How a model is loaded."""
+
+from __future__ import annotations
+
+import msgspec
+
+from slipstream.base.errors import InvalidRequestError
+from slipstream.base.limits import (
+    MAX_BATCH_SIZE,
+    MAX_CONTEXT_LENGTH,
+    MAX_PARALLEL,
+    MAX_THREADS,
+    SPECULATION_MODES,
+)
+from slipstream.base.ranges import check_ranges
+
+DEFAULT_CONTEXT_LENGTH = 8192
+_RANGES = {
+    "context_length": (0, MAX_CONTEXT_LENGTH),
+    "parallel": (1, MAX_PARALLEL),
+    "max_waiting": (0, 2**20),
+    "threads": (0, MAX_THREADS),
+    "step_target_ms": (0, 3_600_000),
+    "batch_size": (1, MAX_BATCH_SIZE),
+    "gpu_layers": (-1, 2**31 - 1),
+}
+
+
+class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is loaded.
+
+    Attributes:
+        context_length: Tokens the KV cache holds, shared by all requests; 0 takes the model's own length,
+            bounded by `DEFAULT_CONTEXT_LENGTH`.
+        parallel: Most requests that run at the same time; further ones wait.
+        max_waiting: Most requests that wait; further ones get QueueFullError.
+        threads: CPU threads of the engine; 0 takes the physical cores.
+        batch_size: Most tokens in one step.
+        gpu_layers: Layers on the GPU; -1 means all.
+        flash_attention: None lets llama.cpp decide.
+        kv_type: Element type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
+        mmap: Map the file into memory rather than read it.
+        repack: Let ggml re-arrange weights for this CPU (a copy, faster single-token decode of some types).
+        chat_template: Jinja text that replaces the model's own template.
+        step_target_ms: While some requests stream, prompts of others are computed in pieces so that a step takes about
+            this long and the streams keep flowing; 0 computes prompts in the largest pieces.
+        speculation: `ngram` drafts tokens from a request's own text and verifies them in the batch, where that pays by
+            measured step costs; `off` never does. The output is the same either way.
+        role_affixes: Manual prompt format that replaces templates: role to (prefix, suffix).
+
+    Raises:
+        InvalidRequestError: a number is out of its range; `param` names it. Whether the machine can hold the context
+            is found out by loading.
+    """
+
+    context_length: int = 0
+    parallel: int = 8
+    max_waiting: int = 512
+    threads: int = 0
+    batch_size: int = 512
+    gpu_layers: int = -1
+    flash_attention: bool | None = None
+    kv_type: str = "f16"
+    mmap: bool = True
+    repack: bool = True
+    chat_template: str | None = None
+    role_affixes: dict[str, tuple[str, str]] | None = None
+    step_target_ms: int = 200
+    speculation: str = "ngram"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, _RANGES)
+        if self.speculation not in SPECULATION_MODES:
+            message = (
+                f"speculation is {self.speculation!r}; it must be {' or '.join(SPECULATION_MODES)}"
+            )
+            raise InvalidRequestError(message, param="speculation")
