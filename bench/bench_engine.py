@@ -11,11 +11,9 @@ usage: python bench/bench_engine.py MODEL.gguf [--tokens 128] [--rounds 9] [--th
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import queue
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import numpy as np
+from servers import Shape, running, slipstream_command
 
 from slipstream import LLM, SamplingParams
 from slipstream.benchmark.report import provenance
@@ -31,7 +30,7 @@ from slipstream.benchmark.stats import paired_ratio, summarize
 from slipstream.native import Context, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 BATCHED_BENCH = Path(__file__).parent.parent / "build" / "peers" / "bin" / "llama-batched-bench"
 PROMPT = "Write a long story about a lighthouse keeper and the sea."
@@ -110,30 +109,6 @@ def batched_bench(path: str, num_tokens: int, threads: int) -> float:
     return float(json.loads(line)["speed_tg"])
 
 
-@contextlib.contextmanager
-def server(path: str, threads: int, speculation: str) -> Iterator[str]:
-    """Serve the model in a process of its own; yield the base URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "slipstream", "serve", path, "--port", str(port),
-               "--context-length", "8192", "--log-level", "error", "--speculation", speculation]  # fmt: skip
-    if threads:
-        command += ["--threads", str(threads)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            with contextlib.suppress(httpx2.TransportError):
-                httpx2.get(url + "/health")
-                break
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(15)
-
-
 def over_http(url: str, model: str, num_tokens: int) -> float:
     """Time one SSE stream, first token to last, as a client sees it."""
     body = {"model": model, "prompt": PROMPT, "max_tokens": num_tokens, "temperature": 0, "stream": True,
@@ -172,12 +147,13 @@ def main() -> None:
         arguments.threads,
     )
     mode = arguments.speculation
+    shape = Shape(model=path, threads=threads)
     bare = bare_loop(path, num_tokens, threads)
     has_peer = BATCHED_BENCH.exists()
     figures: dict[str, list[float]] = {}
     with (
         LLM(path, context_length=8192, threads=threads, speculation=mode) as llm,
-        server(path, threads, mode) as url,
+        running(slipstream_command(shape, "--speculation", mode)) as url,
     ):
         name = httpx2.get(url + "/v1/models").json()["data"][0]["id"]
         arms: dict[str, Callable[[], float]] = {

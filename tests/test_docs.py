@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from msgspec.structs import fields
 
 from slipstream.base.config import DEFAULT_PORT, demo_model_path
 from slipstream.cli.conversation import HELP
 from slipstream.cli.main import app
+from slipstream.engine.stats import EngineStats
 from slipstream.server.openapi import ENDPOINTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +56,11 @@ def test_every_route_is_documented(endpoint):
     # In a sentence, `GET /health`, or in a table, | GET | `/health` |.
     route = rf"{endpoint.method}( \| `| ){re.escape(endpoint.public_path)}(?![\w/{{])"
     assert re.search(route, EVERYTHING)
+
+
+def test_every_figure_of_the_engine_is_documented():
+    names = [f.name.removeprefix("num_") for f in fields(EngineStats) if f.type in (int, float)]
+    assert [name for name in names if f"`{name}`" not in DOCS["api.md"]] == []
 
 
 def test_readme_opens_with_the_two_commands():

@@ -26,6 +26,7 @@ DOORS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "prompt_toolkit": {"cli"},
+    "matplotlib": {"benchmark.serve.plot"},
     "mlx": {"engine.mlx_runner"},
     "llguidance": {"engine.grammar"},
     "huggingface_hub": {"models.hub"},

@@ -108,3 +108,57 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
         high=medians[int(0.95 * _NUM_RESAMPLES)],
         num_rounds=len(ratios),
     )
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the value below which `share` of the samples lie, between two neighbours by straight line.
+
+    Args:
+        ordered: At least one sample, rising.
+        share: 0 to 1.
+    """
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentiles:
+    """How samples with a long tail are told.
+
+    Attributes:
+        p50: Half of the samples are below.
+        p95: 95 % of them.
+        p99: 99 % of them.
+        mean: Arithmetic mean.
+        highest: Largest sample.
+        num_samples: How many there were.
+    """
+
+    p50: float
+    p95: float
+    p99: float
+    mean: float
+    highest: float
+    num_samples: int
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Percentiles:
+        """Return those of samples.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not samples:
+            message = "there are no samples to take percentiles of"
+            raise ValueError(message)
+        ordered = sorted(samples)
+        return cls(
+            p50=percentile(ordered, 0.5),
+            p95=percentile(ordered, 0.95),
+            p99=percentile(ordered, 0.99),
+            mean=statistics.fmean(ordered),
+            highest=ordered[-1],
+            num_samples=len(ordered),
+        )

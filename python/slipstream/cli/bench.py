@@ -1,13 +1,14 @@
-"""`slipstream bench`: measures models in this process and prints a table or JSON."""
+"""`slipstream bench`: measures models in this process, or servers, and prints a table or JSON."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from slipstream.base.limits import MAX_BATCH_SIZE, MAX_THREADS
+from slipstream.cli.bench_serve import serve
+from slipstream.cli.progress import Progress
 
 if TYPE_CHECKING:
     from slipstream.benchmark.decode import DecodeResult, DecodeSettings
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from slipstream.native import Model
 
 bench_app = typer.Typer(help="Measure how fast models run here.", no_args_is_help=True)
+bench_app.command()(serve)
 
 
 @bench_app.callback()
@@ -70,7 +72,7 @@ def decode(
 
     loaded = Model(path)
     try:
-        with _Progress() as progress:
+        with Progress() as progress:
             results, used_threads = bench_model(loaded, settings, progress.update)
         if as_json:
             import json
@@ -115,7 +117,7 @@ def step(
 
     loaded = Model(path)
     try:
-        with _Progress() as progress:
+        with Progress() as progress:
             results, bandwidth, used_threads = bench_steps(loaded, settings, progress.update)
         if as_json:
             import json
@@ -160,32 +162,6 @@ def _print_steps(model: Model, results: list[StepResult], bandwidth: float, thre
         f"{escape(cpu_name())}",
         highlight=False,
     )
-
-
-class _Progress:
-    """A bar on stderr while a terminal is watching."""
-
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        self._task = self._bar.add_task("warming up", total=None)
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def update(self, test: str, done: int, total: int) -> None:
-        self._bar.update(self._task, description=test, completed=done, total=total)
 
 
 def _print_table(

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from slipstream.benchmark.stats import summarize
+from slipstream.benchmark.stats import Percentiles, summarize
 
 
 def test_mean_and_sample_deviation():
@@ -25,3 +25,12 @@ def test_a_single_sample_has_no_deviation():
 def test_what_cannot_be_summarized_is_refused(samples):
     with pytest.raises(ValueError, match="sample"):
         summarize(samples)
+
+
+def test_percentiles_lie_between_neighbours():
+    made = Percentiles.of([4.0, 1.0, 3.0, 2.0, 5.0])
+    assert (made.p50, made.highest, made.mean, made.num_samples) == (3.0, 5.0, 3.0, 5)
+    assert made.p95 == pytest.approx(4.8)
+    assert Percentiles.of([7.0]).p99 == 7.0
+    with pytest.raises(ValueError, match="no samples"):
+        Percentiles.of([])

@@ -1,0 +1,167 @@
+"""Slipstream against llama-server of the same source and flags, as users see them: the rows of bench/README.md.
+
+Each row starts both servers with the same threads, context and parallelism, lets them take turns over rounds on the
+same prompts (new ones in every round), and tells ratios of paired rounds with their 90 % interval. Everything not named
+is each server's default; ours speculates by default, llama-server does not.
+
+usage: python bench/serve_vs_llama_server.py [--model FILE.gguf] [--rows a,b] [--rounds 7] [--threads 2]
+       [--output bench/results/serve-NAME.json] [--markdown FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serve_rows import ROWS, Options, Row
+from servers import LLAMA_SERVER, llama_server_command, slipstream_command
+
+from slipstream.base.config import demo_model_path
+from slipstream.benchmark.report import provenance
+from slipstream.benchmark.serve import ratios
+from slipstream.benchmark.serve.compare import sane
+from slipstream.benchmark.serve.report import pooled
+
+if TYPE_CHECKING:
+    from slipstream.benchmark.serve import Figures
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def doubts(row: Row) -> list[str]:
+    """What makes a row worthless or weak: failures, other numbers of tokens than asked for, few rounds."""
+    found = sane(row.arms, row.plan) if len(row.arms) > 1 else []
+    if row.plan.max_tokens is not None:
+        for arm in row.arms:
+            for figures in arm.figures():
+                wanted = row.plan.max_tokens * (figures.num_requests - figures.num_failed)
+                if figures.num_output_tokens != wanted:
+                    found.append(
+                        f"{arm.name}: {figures.num_output_tokens} output tokens, asked for {wanted}"
+                    )
+    return found
+
+
+def lines(row: Row) -> list[str]:
+    """Lines of the markdown table."""
+    if row.checks:
+        figures = row.arms[0].figures()[0]
+        waits = figures.ttft_ms
+        told = (
+            f"wait mean {waits.mean / 1e3:.1f} s, max {waits.highest / 1e3:.1f} s" if waits else ""
+        )
+        state = "met" if all(row.checks.values()) else "missed"
+        complete = figures.num_requests - figures.num_failed
+        bar = "all complete, max ≤ 3 x mean"
+        return [f"| {row.title} | {complete} complete; {told} | | | {bar} | {state} |"]
+    compared = ratios(*row.arms)
+    made = []
+    for bar in row.bars:
+        ratio = compared.get(bar.figure)
+        values = [value_of(pooled(arm, row.plan), bar.figure) for arm in row.arms]
+        if ratio is None:
+            made.append(
+                f"| {row.title}: {bar.figure} | {values[0]} | {values[1]} | none | {bar} | missed |"
+            )
+            continue
+        spread = (
+            f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], {ratio.num_rounds} rounds"
+        )
+        made.append(
+            f"| {row.title}: {bar.figure} | {values[0]} | {values[1]} | {spread} | {bar} | {bar.verdict(ratio)} |"
+        )
+    return made
+
+
+def value_of(figures: Figures, figure: str) -> str:
+    """A figure over all rounds, with its unit."""
+    if figure == "output tok/s":
+        return f"{figures.output_tokens_per_s:.1f} tok/s"
+    if figure == "requests/s":
+        return f"{figures.requests_per_s:.2f}/s"
+    name, _, which = figure.partition(" ")
+    percentiles = {"TTFT": figures.ttft_ms, "ITL": figures.itl_ms}[name]
+    return "none" if percentiles is None else f"{getattr(percentiles, which):.0f} ms"
+
+
+def markdown(rows: list[Row], made: dict[str, Any]) -> str:
+    """The table of bench/README.md."""
+    machine = made["machine"]
+    head = [
+        f"{made['model']}, {made['threads']} threads, {machine['cpu']}, load {machine['load_average'][0]} before, "
+        f"commit {made['commit']}, {made['time'][:10]}: `{made['command']}`",
+        "",
+        "| workload: figure | Slipstream | llama-server | ratio [90 % interval] | bar | |",
+        "|---|---|---|---|---|---|",
+    ]
+    notes = [f"\n{row.name}: {doubt}." for row in rows for doubt in doubts(row)]
+    return "\n".join([*head, *(line for row in rows for line in lines(row)), *notes]) + "\n"
+
+
+def row_report(row: Row) -> dict[str, Any]:
+    """A row as JSON values."""
+    return {
+        "title": row.title,
+        "settings": asdict(row.plan),
+        "commands": {
+            "slipstream": slipstream_command(row.shape)[1:],
+            "llama-server": llama_server_command(row.shape)[1:],
+        },
+        "arms": {
+            arm.name: {
+                "all_rounds": asdict(pooled(arm, row.plan)),
+                "rounds": [asdict(figures) for figures in arm.figures()],
+            }
+            for arm in row.arms
+        },
+        "ratios": {k: asdict(v) for k, v in ratios(*row.arms).items()} if row.bars else {},
+        "bars": {bar.figure: str(bar) for bar in row.bars},
+        "checks": row.checks,
+        "doubts": doubts(row),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    parser.add_argument("--model", default=str(demo_model_path()))
+    parser.add_argument("--rows", default=",".join(ROWS), help=", ".join(ROWS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--output", metavar="FILE", help="JSON; bench/results/serve-MODEL.json if not given"
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="the table, which is printed anyhow")
+    arguments = parser.parse_args()
+    names = [name.strip() for name in arguments.rows.split(",")]
+    unknown = [name for name in names if name not in ROWS]
+    if unknown or arguments.rounds < 1:
+        parser.error(f"--rows takes {', '.join(ROWS)}; --rounds at least 1")
+    if not LLAMA_SERVER.exists():
+        parser.error(f"{LLAMA_SERVER} is not built; `make peers` builds it")
+    path = str(Path(arguments.model).resolve())
+    options = Options(model=path, threads=arguments.threads, rounds=arguments.rounds)
+    made: dict[str, Any] = {
+        "benchmark": "serve_vs_llama_server", **provenance(), "model": Path(path).name, "threads": options.threads,
+        "command": " ".join(["python bench/serve_vs_llama_server.py", *sys.argv[1:]]),
+    }  # fmt: skip
+    rows = []
+    for name in names:
+        rows.append(ROWS[name](options))
+        sys.stderr.write("\r\033[K" + "\n".join(lines(rows[-1]) + doubts(rows[-1])) + "\n")
+    made["rows"] = {row.name: row_report(row) for row in rows}
+    made["load_average_at_end"] = os.getloadavg()[0]
+    output = Path(arguments.output or RESULTS / f"serve-{Path(path).stem}.json")
+    output.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    table = markdown(rows, made)
+    if arguments.markdown:
+        Path(arguments.markdown).write_text(table, encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
