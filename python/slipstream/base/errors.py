@@ -18,6 +18,7 @@ SlipstreamError
 ├── ContextBusyError                     two threads in one context
 ├── QueueFullError                       more waiting requests than the configured limit
 ├── EngineDiedError                      the engine process ended; the model is reloaded on the next request
+├── StoreError                           what was to be kept on disk cannot be (disk full, no permission)
 └── ServerError                          the server cannot start or cannot be reached
 """
 
@@ -113,6 +114,10 @@ class QueueFullError(SlipstreamError):
 
 class EngineDiedError(SlipstreamError):
     """The engine process ended in the middle of a request; the next request reloads the model."""
+
+
+class StoreError(SlipstreamError):
+    """Something that was to be kept on disk cannot be: the disk is full, or the file cannot be written."""
 
 
 class ServerError(SlipstreamError):

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
 from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
+from slipstream.runtime.chat_store import ChatStore
 from slipstream.server.in_flight import InFlight
 from slipstream.server.metrics import Metrics
 
@@ -49,6 +50,7 @@ class ServerContext:
         settings: See ServerSettings.
         metrics: Counters of this app.
         in_flight: The requests being answered.
+        chats: Answers kept for later turns.
     """
 
     generation: Generation
@@ -56,6 +58,7 @@ class ServerContext:
     settings: ServerSettings
     metrics: Metrics = field(default_factory=Metrics)
     in_flight: InFlight = field(default_factory=InFlight)
+    chats: ChatStore = field(default_factory=ChatStore)
 
 
 def context_of(request: Request) -> ServerContext:

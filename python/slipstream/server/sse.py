@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
@@ -14,7 +15,7 @@ from slipstream.server.errors import describe
 from slipstream.server.in_flight import ClientGoneError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from starlette.types import Receive, Scope, Send
 
@@ -29,24 +30,40 @@ def data_event(body: bytes) -> bytes:
     return b"data: " + body + b"\n\n"
 
 
+def named_event(name: str, fields: dict[str, Any]) -> bytes:
+    """Return one event with a name of its own and JSON data; ASCII, as some clients split lines at U+2028."""
+    data = json.dumps(fields, separators=(",", ":"))
+    return f"event: {name}\ndata: {data}\n\n".encode("ascii")
+
+
+def openai_end(error: BaseException | None) -> bytes:
+    """Return how OpenAI's older streams end: with the error object, if there is an error, and [DONE]."""
+    return DONE if error is None else data_event(describe(error).body()) + DONE
+
+
 class SseResponse(Response):
     """Streams ready-made events.
 
     The head is sent with the first event, so that an error before it (a prompt too long, a model that does not load)
     still has its HTTP status. When the first event takes longer than `keep_alive_s` (a model loads, the queue is
-    long) the head goes out with a comment, so that no proxy or client gives up. An error after the head is an event
-    with OpenAI's error object; every stream ends with [DONE].
+    long) the head goes out with a comment, so that no proxy or client gives up. `end` says how a stream ends, and how
+    an error after the head is told.
 
     Args:
         events: Closed in the end, whatever happens; it frees what belongs to it in its `finally`.
         in_flight: Ends the stream when the client goes away or the server closes.
         keep_alive_s: Seconds between comments before the first event.
+        end: Makes the last events, given the error that ended the stream or None.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], in_flight: InFlight, keep_alive_s: float
+        self,
+        events: AsyncGenerator[bytes, None],
+        in_flight: InFlight,
+        keep_alive_s: float,
+        end: Callable[[BaseException | None], bytes] = openai_end,
     ) -> None:
         # no-transform and X-Accel-Buffering: a proxy must not gather events
         headers = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
@@ -56,6 +73,7 @@ class SseResponse(Response):
         self._events = events
         self._in_flight = in_flight
         self._keep_alive_s = keep_alive_s
+        self._end = end
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,16 +85,16 @@ class SseResponse(Response):
         async with aclosing(self._events):
             try:
                 await self._send_all(send)
-                last = DONE
+                last = self._end(None)
             except asyncio.CancelledError:
                 if not (self._started and self._in_flight.closing):
                     raise
                 message = "the server is shutting down"
-                last = data_event(describe(ClosedError(message)).body()) + DONE
+                last = self._end(ClosedError(message))
             except Exception as error:
                 if not self._started:
                     raise
-                last = data_event(describe(error).body()) + DONE
+                last = self._end(error)
             await self._start(send)
             await send({"type": "http.response.body", "body": last, "more_body": False})
 
