@@ -20,6 +20,7 @@ void bind_model(nb::module_ & m);
 void bind_context(nb::module_ & m);
 void bind_sampler(nb::module_ & m);
 void bind_runner(nb::module_ & m);
+void bind_draft(nb::module_ & m);
 void bind_chat(nb::module_ & m);
 
 // A Ctrl-C check for calls that may take long: true once Python's signal handlers have raised. Only the main thread

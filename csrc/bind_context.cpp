@@ -298,6 +298,18 @@ void bind_context(nb::module_ & m) {
     bind_memory(c);
     c.def("set_threads", &Context::set_threads, "n_threads"_a, "n_threads_batch"_a,
           "Change the number of threads (starts a new pool).")
+        .def(
+            "share_threads", &Context::share_threads, "other"_a,
+            "Compute with the threads of another context from now on. The two must not compute at the same time.")
+        .def(
+            "holds_window",
+            [](Context & self, int32_t seq_id, int32_t n_tokens) {
+                Context::Lease lease(self);
+                self.check_seq(seq_id);
+                return self.holds_window_leased(seq_id, n_tokens);
+            },
+            "seq_id"_a, "n_tokens"_a,
+            "Whether a sequence still has all that sliding-window layers need to go on from its first `n_tokens`.")
         .def("set_causal", &Context::set_causal, "causal"_a, "Causal attention or attention to every token.")
         .def("set_lora", &Context::set_lora, "adapters"_a,
              "Apply (adapter, scale) pairs to the whole context from now on; an empty list takes all off.")

@@ -45,8 +45,11 @@ nb::tuple to_python(const StepResult & result) {
 void bind_runner(nb::module_ & m) {
     nb::class_<Runner>(m, "Runner",
                        "The engine's step on a context: decode, sample and detokenize in one call.")
-        .def(nb::init<Context &, bool>(), nb::keep_alive<1, 2>(), "context"_a, "ngram"_a = false,
-             "`ngram` keeps an index of each sequence's tokens for propose().")
+        .def(
+            nb::init<Context &, bool, bool, Drafter *>(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 5>(),
+            "context"_a, "ngram"_a = false, "shared"_a = false, "drafter"_a = nb::none(),
+            "`ngram` keeps an index of each sequence's tokens for propose(), `shared` one of what all sequences have said,\n"
+            "too; `drafter` is for draft().")
         .def(
             "open_sequence", &Runner::open_sequence, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a,
             "params"_a, "n_logprobs"_a, "special"_a, "prompt"_a,
@@ -93,15 +96,41 @@ void bind_runner(nb::module_ & m) {
             "    InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.")
         .def(
             "propose",
-            [](const Runner & self, const std::vector<int32_t> & seq_ids, int32_t max_tokens) {
+            [](const Runner & self, const std::vector<int32_t> & seq_ids, int32_t max_tokens,
+               const std::vector<std::vector<int32_t>> & drafts) {
                 std::vector<std::pair<int32_t, std::vector<int32_t>>> proposals;
-                for (Proposal & p : self.propose(seq_ids, max_tokens)) {
+                for (Proposal & p : self.propose(seq_ids, max_tokens, drafts)) {
                     proposals.emplace_back(p.match, std::move(p.tokens));
                 }
                 return proposals;
             },
-            "seq_ids"_a, "max_tokens"_a,
-            "Drafts for each sequence from its own text: (length of the match, tokens that followed it), (0, []) for none.");
+            "seq_ids"_a, "max_tokens"_a, "drafts"_a = std::vector<std::vector<int32_t>>(),
+            nb::sig("def propose(self, seq_ids: collections.abc.Sequence[int], max_tokens: int, "
+                    "drafts: collections.abc.Sequence[collections.abc.Sequence[int]] = ()) -> "
+                    "list[tuple[int, list[int]]]"),
+            "Drafts for each sequence from its own text, with drafts[i] behind it: (length of the match, tokens that\n"
+            "followed it), (0, []) for none.")
+        .def(
+            "draft",
+            [](Runner & self, const std::vector<int32_t> & seq_ids, int32_t max_rows) {
+                std::vector<DraftToken> drafts;
+                {
+                    nb::gil_scoped_release release;
+                    drafts = self.draft(seq_ids, max_rows);
+                }
+                std::vector<std::pair<int32_t, float>> result;
+                for (const DraftToken & d : drafts) {
+                    result.emplace_back(d.token, d.confidence);
+                }
+                return result;
+            },
+            "seq_ids"_a, "max_rows"_a,
+            "One more token of the draft model for each sequence, behind those since its last step.\n\n"
+            "Returns:\n"
+            "    (token, probability of the likeliest token) each; token -1 for a sequence whose text the draft model has\n"
+            "    not read yet, which it gets on with, or for what the target has no token for.\n\n"
+            "Raises:\n"
+            "    InvalidRequestError: there is no draft model. Others as Context.decode.");
 }
 
 } // namespace slipstream

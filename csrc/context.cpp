@@ -77,7 +77,6 @@ Context::Context(const Model & model, const ContextOptions & options)
       options_(options),
       ctx_(nullptr, llama_free),
       batch_(nullptr, llama_batch_ext_free),
-      pool_(nullptr, ggml_threadpool_free),
       pid_(getpid()) {
     if (model.is_vocab_only()) {
         throw Error("ContextCreateError",
@@ -173,7 +172,7 @@ void Context::free_all() noexcept {
         // Its threads did not survive the fork; freeing would wait for them. The child leaks it.
         (void)batch_.release();
         (void)ctx_.release();
-        (void)pool_.release();
+        (void)new std::shared_ptr<ggml_threadpool>(std::move(pool_));
         return;
     }
     batch_.reset();
@@ -185,8 +184,7 @@ void Context::free_all() noexcept {
 void Context::attach_threads(int32_t n_threads, int32_t n_threads_batch) {
     ggml_threadpool_params params = ggml_threadpool_params_default(std::max(n_threads, n_threads_batch));
     params.poll = uint32_t(std::clamp(options_.poll, 0, 100));
-    std::unique_ptr<ggml_threadpool, void (*)(ggml_threadpool *)> pool(ggml_threadpool_new(&params),
-                                                                       ggml_threadpool_free);
+    std::shared_ptr<ggml_threadpool> pool(ggml_threadpool_new(&params), ggml_threadpool_free);
     if (!pool) {
         throw Error("ContextCreateError", format("cannot start %d threads", params.n_threads));
     }
@@ -195,6 +193,15 @@ void Context::attach_threads(int32_t n_threads, int32_t n_threads_batch) {
     pool_ = std::move(pool);
     n_threads_ = n_threads;
     n_threads_batch_ = n_threads_batch;
+}
+
+void Context::share_threads(const Context & other) {
+    Lease lease(*this);
+    llama_attach_threadpool(ctx_.get(), other.pool_.get(), other.pool_.get());
+    llama_set_n_threads(ctx_.get(), other.n_threads_, other.n_threads_batch_);
+    pool_ = other.pool_;
+    n_threads_ = other.n_threads_;
+    n_threads_batch_ = other.n_threads_batch_;
 }
 
 bool Context::on_abort_poll(void * data) {

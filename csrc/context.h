@@ -112,6 +112,8 @@ class Context {
 
     // --- settings -------------------------------------------------------------------------------------------------
     void set_threads(int32_t n_threads, int32_t n_threads_batch);
+    // Computes with the threads of another context, with which it takes turns: two pools would fight for the cores.
+    void share_threads(const Context & other);
     void set_lora(const std::vector<std::pair<const LoraAdapter *, float>> & adapters);
     void set_causal(bool causal);
 
@@ -120,6 +122,7 @@ class Context {
     uint32_t n_batch() const { return n_batch_; }
     uint32_t n_ubatch() const { return n_ubatch_; }
     uint32_t n_seq_max() const { return n_seq_max_; }
+    uint32_t n_outputs_max() const { return n_outputs_max_; }
     int32_t n_threads() const { return n_threads_; }
     int32_t n_threads_batch() const { return n_threads_batch_; }
     int32_t n_vocab() const { return n_vocab_; }
@@ -144,7 +147,11 @@ class Context {
     // decode() for a caller that already holds a Lease.
     void decode_leased(const Batch & batch);
     bool seq_rm_leased(int32_t seq_id, int32_t p0, int32_t p1);
+    void seq_cp_leased(int32_t from, int32_t to, int32_t p0, int32_t p1);
     void check_seq(int32_t seq_id) const;
+    // Whether going on from `n_tokens` finds all that sliding-window layers look back at. llama.cpp gives the cells
+    // behind a sequence's window to others, a full-size window cache notwithstanding (llama_kv_cache::find_slot).
+    bool holds_window_leased(int32_t seq_id, int32_t n_tokens) const;
 
   private:
     static bool on_abort_poll(void * self);
@@ -165,7 +172,7 @@ class Context {
     ContextOptions options_;
     std::unique_ptr<llama_context, void (*)(llama_context *)> ctx_;
     std::unique_ptr<llama_batch_ext, void (*)(llama_batch_ext *)> batch_;
-    std::unique_ptr<ggml_threadpool, void (*)(ggml_threadpool *)> pool_;
+    std::shared_ptr<ggml_threadpool> pool_;
     pid_t pid_;
     Busy busy_;
     std::atomic<bool> abort_{false};

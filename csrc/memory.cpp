@@ -23,8 +23,21 @@ bool Context::seq_rm_leased(int32_t seq_id, int32_t p0, int32_t p1) {
     return memory == nullptr || llama_memory_seq_rm(memory, seq_id, p0, p1);
 }
 
+bool Context::holds_window_leased(int32_t seq_id, int32_t n_tokens) const {
+    const int32_t window = llama_model_n_swa(model_.get());
+    if (window <= 0) {
+        return true;
+    }
+    const llama_pos first = llama_memory_seq_pos_min(llama_get_memory(ctx_.get()), seq_id);
+    return first >= 0 && first <= std::max(0, n_tokens - window + 1);
+}
+
 void Context::seq_cp(int32_t from, int32_t to, int32_t p0, int32_t p1) {
     Lease lease(*this);
+    seq_cp_leased(from, to, p0, p1);
+}
+
+void Context::seq_cp_leased(int32_t from, int32_t to, int32_t p0, int32_t p1) {
     check_seq(from);
     check_seq(to);
     llama_memory_t memory = llama_get_memory(ctx_.get());

@@ -23,6 +23,7 @@ NB_MODULE(_core, m) {
     bind_model(m);
     bind_context(m);
     bind_sampler(m);
+    bind_draft(m);
     bind_runner(m);
     bind_chat(m);
     m.def(

@@ -4,11 +4,11 @@
 
 namespace slipstream {
 
-// Of the `length` tokens before `end`. FNV-1a over whole tokens with a final mix (splitmix64's).
-uint64_t NgramIndex::key(size_t end, int32_t length) const {
+// FNV-1a over whole tokens with a final mix (splitmix64's).
+uint64_t NgramIndex::key(const int32_t * begin, int32_t length) {
     uint64_t hash = 0xcbf29ce484222325ULL;
-    for (size_t i = end - size_t(length); i < end; i++) {
-        hash = (hash ^ uint32_t(tokens_[i])) * 0x100000001b3ULL;
+    for (int32_t i = 0; i < length; i++) {
+        hash = (hash ^ uint32_t(begin[i])) * 0x100000001b3ULL;
     }
     hash = (hash ^ (hash >> 30)) * 0xbf58476d1ce4e5b9ULL;
     return hash ^ (hash >> 27);
@@ -19,44 +19,56 @@ void NgramIndex::append(int32_t token) {
     const size_t end = tokens_.size();
     for (size_t l = 0; l < NUM_LENGTHS; l++) {
         if (end >= size_t(LENGTHS[l])) {
-            next_of_[l][key(end, LENGTHS[l])] = uint32_t(end);
+            next_of_[l][key(&tokens_[end - size_t(LENGTHS[l])], LENGTHS[l])] = uint32_t(end);
         }
     }
     tokens_.push_back(token);
 }
 
-void NgramIndex::append(const std::vector<int32_t> & tokens) {
-    tokens_.reserve(tokens_.size() + tokens.size());
-    for (const int32_t token : tokens) {
-        append(token);
+void NgramIndex::append(const std::vector<int32_t> & tokens, size_t from) {
+    for (size_t i = from; i < tokens.size(); i++) {
+        append(tokens[i]);
     }
 }
 
-int32_t NgramIndex::propose(int32_t max_tokens, std::vector<int32_t> & draft) const {
+int32_t NgramIndex::propose(const NgramIndex & text, const std::vector<int32_t> & behind, int32_t max_tokens,
+                            std::vector<int32_t> & draft) const {
     draft.clear();
-    const size_t end = tokens_.size();
+    // The end of the text, as much as a match is measured in.
+    std::vector<int32_t> suffix;
+    const size_t n_own = std::min(text.tokens_.size(), size_t(MAX_MATCH));
+    suffix.reserve(n_own + behind.size());
+    suffix.insert(suffix.end(), text.tokens_.end() - int64_t(n_own), text.tokens_.end());
+    suffix.insert(suffix.end(), behind.begin(), behind.end());
     for (size_t l = 0; l < NUM_LENGTHS && max_tokens > 0; l++) {
         const int32_t length = LENGTHS[l];
-        if (end < size_t(length) + 1) {
+        if (suffix.size() < size_t(length)) {
             continue;
         }
-        const auto found = next_of_[l].find(key(end, length));
+        const auto found = next_of_[l].find(key(&suffix[suffix.size() - size_t(length)], length));
         if (found == next_of_[l].end()) {
             continue;
         }
         const size_t next = found->second;
-        int32_t match = 0;
-        while (match < MAX_MATCH && size_t(match) < next &&
-               tokens_[next - 1 - size_t(match)] == tokens_[end - 1 - size_t(match)]) {
+        const size_t most = std::min({size_t(MAX_MATCH), next, suffix.size()});
+        size_t match = 0;
+        while (match < most && tokens_[next - 1 - match] == suffix[suffix.size() - 1 - match]) {
             match++;
         }
-        if (match < length) {
+        if (match < size_t(length)) {
             continue; // a collision of hashes
         }
         for (size_t i = 0; i < size_t(max_tokens); i++) {
-            draft.push_back(next + i < end ? tokens_[next + i] : draft[next + i - end]);
+            const size_t end = tokens_.size();
+            if (next + i < end) {
+                draft.push_back(tokens_[next + i]);
+            } else if (&text == this && behind.empty()) {
+                draft.push_back(draft[next + i - end]);
+            } else {
+                break; // what would come round is not this text
+            }
         }
-        return match;
+        return int32_t(match);
     }
     return 0;
 }

@@ -17,20 +17,23 @@ class NgramIndex {
 
     // O(number of n-gram lengths) per token, some 100 bytes of memory each.
     void append(int32_t token);
-    void append(const std::vector<int32_t> & tokens);
+    // Appends tokens[from] and those behind it.
+    void append(const std::vector<int32_t> & tokens, size_t from = 0);
 
     // Fills `draft` with up to `max_tokens` tokens that followed the most recent earlier occurrence of the longest
-    // matching suffix, going round where the continuation runs into itself. Returns the length of the match, 0 for
-    // none (`draft` is empty then).
-    int32_t propose(int32_t max_tokens, std::vector<int32_t> & draft) const;
+    // suffix of what `text` holds and `behind` it, going round where the continuation runs into the end of itself.
+    // `text` may be this index. Returns the length of the match, 0 for none (`draft` is empty then).
+    int32_t propose(const NgramIndex & text, const std::vector<int32_t> & behind, int32_t max_tokens,
+                    std::vector<int32_t> & draft) const;
 
+    const std::vector<int32_t> & tokens() const { return tokens_; }
     size_t size() const { return tokens_.size(); }
 
   private:
     static constexpr int32_t LENGTHS[] = {8, 5, 3, 2};
     static constexpr size_t NUM_LENGTHS = sizeof(LENGTHS) / sizeof(LENGTHS[0]);
 
-    uint64_t key(size_t end, int32_t length) const;
+    static uint64_t key(const int32_t * begin, int32_t length);
 
     std::vector<int32_t> tokens_;
     // Hash of an n-gram to the position after its latest occurrence that has a token behind it.

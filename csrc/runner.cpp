@@ -3,10 +3,22 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "rejection.h"
+
 namespace slipstream {
 
-Runner::Runner(Context & context, bool ngram)
-    : context_(context), ngram_(ngram), slots_(context.n_seq_max()) {}
+namespace {
+
+constexpr size_t MAX_HEARD = 1 << 20; // tokens; some 100 bytes of memory each
+
+}
+
+Runner::Runner(Context & context, bool ngram, bool shared, Drafter * drafter)
+    : context_(context),
+      ngram_(ngram),
+      shared_(ngram && shared),
+      drafter_(drafter),
+      slots_(context.n_seq_max()) {}
 
 void Runner::open_sequence(int32_t seq_id, const SamplerParams & params, int32_t n_logprobs, bool special,
                            const std::vector<int32_t> & prompt) {
@@ -15,16 +27,29 @@ void Runner::open_sequence(int32_t seq_id, const SamplerParams & params, int32_t
     auto sampler = std::make_unique<Sampler>(context_.model(), params);
     sampler->accept_prompt(prompt);
     Slot & slot = slots_[size_t(seq_id)];
-    slot = {std::move(sampler), n_logprobs, special, {}};
+    slot = {std::move(sampler), n_logprobs, special, prompt.size(), {}};
     if (ngram_) {
         slot.index.append(prompt);
+    }
+    if (drafter_ != nullptr) {
+        drafter_->open(seq_id, prompt);
     }
 }
 
 void Runner::close_sequence(int32_t seq_id) {
     Context::Lease lease(context_, true);
     context_.check_seq(seq_id);
-    slots_[size_t(seq_id)] = {};
+    Slot & slot = slots_[size_t(seq_id)];
+    if (shared_ && slot.sampler) {
+        if (heard_.size() > MAX_HEARD) {
+            heard_ = {};
+        }
+        heard_.append(slot.index.tokens(), slot.n_prompt);
+    }
+    if (drafter_ != nullptr && slot.sampler) {
+        drafter_->close(seq_id);
+    }
+    slot = {};
 }
 
 bool Runner::trim(int32_t seq_id, int32_t n_tokens) {
@@ -95,14 +120,22 @@ StepResult Runner::step(const Step & step) {
 
 // Samples the outputs of sequence `s` from batch index `first` on, as long as the draft behind each is what came out.
 void Runner::verify(const Step & step, int32_t first, size_t s, StepResult & result) {
-    Slot & slot = slots_[size_t(step.seq_ids[s])];
     const int32_t n_drafts = step.drafts.empty() ? 0 : step.drafts[s];
+    std::vector<DraftToken> drawn;
+    if (drafter_ != nullptr) {
+        drawn = drafter_->take_drafts(step.seq_ids[s]);
+    }
     int32_t n_sampled = 0;
     bool agrees = true;
     while (agrees && n_sampled <= n_drafts) {
         const int32_t index = first + n_sampled;
+        const DraftToken * draft = nullptr;
+        if (n_sampled < n_drafts && size_t(n_sampled) < drawn.size() && !drawn[size_t(n_sampled)].q.empty() &&
+            drawn[size_t(n_sampled)].token == step.tokens[size_t(index) + 1]) {
+            draft = &drawn[size_t(n_sampled)];
+        }
         try {
-            result.rows.push_back(sample_row(slot, context_.logits_leased(index)));
+            result.rows.push_back(sample_row(step.seq_ids[s], context_.logits_leased(index), draft));
         } catch (const Error & error) {
             result.errors.push_back({int32_t(result.counts.size()), error.kind(), error.what()});
             result.counts.push_back(n_sampled);
@@ -118,23 +151,73 @@ void Runner::verify(const Step & step, int32_t first, size_t s, StepResult & res
     }
 }
 
-std::vector<Proposal> Runner::propose(const std::vector<int32_t> & seq_ids, int32_t max_tokens) const {
+std::vector<Proposal> Runner::propose(const std::vector<int32_t> & seq_ids, int32_t max_tokens,
+                                      const std::vector<std::vector<int32_t>> & drafts) const {
     Context::Lease lease(context_);
+    if (!drafts.empty() && drafts.size() != seq_ids.size()) {
+        throw Error("InvalidBatchError", "drafts must be empty or as long as seq_ids");
+    }
     std::vector<Proposal> proposals(seq_ids.size());
+    const std::vector<int32_t> none;
     for (size_t i = 0; i < seq_ids.size(); i++) {
         context_.check_seq(seq_ids[i]);
-        proposals[i].match = slots_[size_t(seq_ids[i])].index.propose(max_tokens, proposals[i].tokens);
+        const NgramIndex & own = slots_[size_t(seq_ids[i])].index;
+        const std::vector<int32_t> & behind = drafts.empty() ? none : drafts[i];
+        Proposal & proposal = proposals[i];
+        proposal.match = own.propose(own, behind, max_tokens, proposal.tokens);
+        if (shared_) {
+            std::vector<int32_t> tokens;
+            const int32_t match = heard_.propose(own, behind, max_tokens, tokens);
+            if (match > proposal.match) {
+                proposal = {match, std::move(tokens)};
+            }
+        }
     }
     return proposals;
 }
 
-RowResult Runner::sample_row(Slot & slot, float * logits) {
+std::vector<DraftToken> Runner::draft(const std::vector<int32_t> & seq_ids, int32_t max_rows) {
+    Context::Lease lease(context_);
+    if (drafter_ == nullptr) {
+        throw Error("InvalidRequestError", "this runner has no draft model");
+    }
+    std::vector<Sampler *> samplers;
+    for (const int32_t seq_id : seq_ids) {
+        context_.check_seq(seq_id);
+        samplers.push_back(slots_[size_t(seq_id)].sampler.get());
+        if (samplers.back() == nullptr) {
+            throw Error("InvalidBatchError", format("sequence %d has no sampler; open it first", seq_id));
+        }
+    }
+    return drafter_->extend(seq_ids, samplers, max_rows);
+}
+
+// The token that comes next. With a draft that was drawn at random, one of the same distribution as without.
+int32_t Runner::choose(Slot & slot, float * logits, const DraftToken * draft) {
+    Sampler & sampler = *slot.sampler;
+    if (draft == nullptr || !sampler.has_distribution()) {
+        return sampler.sample(logits);
+    }
+    const std::vector<Candidate> & p = sampler.distribution(logits);
+    if (p.empty()) {
+        return sampler.sample(logits); // which says why there is none
+    }
+    scratch_.resize(size_t(context_.n_vocab()));
+    const double accept = sampler.uniform(), pick = sampler.uniform();
+    return rejection_sample(p, draft->q, draft->token, accept, pick, scratch_).token;
+}
+
+RowResult Runner::sample_row(int32_t seq_id, float * logits, const DraftToken * draft) {
+    Slot & slot = slots_[size_t(seq_id)];
     RowResult row;
     const llama_vocab * vocab = context_.vocab();
-    row.token = slot.sampler->sample(logits);
+    row.token = choose(slot, logits, draft);
     slot.sampler->accept(row.token);
     if (ngram_) {
         slot.index.append(row.token);
+    }
+    if (drafter_ != nullptr) {
+        drafter_->accept(seq_id, row.token);
     }
     row.is_eog = llama_vocab_is_eog(vocab, row.token);
     append_piece(vocab, row.token, slot.special, row.piece);

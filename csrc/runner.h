@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "context.h"
+#include "drafter.h"
 #include "ngram_index.h"
 #include "sampler.h"
 
@@ -62,10 +63,10 @@ struct Proposal {
 
 class Runner {
   public:
-    // The context must outlive the runner (the binding keeps it alive). Every call takes it: a second thread gets
-    // ContextBusyError.
-    // `ngram` keeps an index of each sequence's tokens for propose().
-    explicit Runner(Context & context, bool ngram = false);
+    // The context and the drafter must outlive the runner (the binding keeps them alive). Every call takes the context:
+    // a second thread gets ContextBusyError.
+    // `ngram` keeps an index of each sequence's tokens for propose(), `shared` one of what all sequences have said, too.
+    explicit Runner(Context & context, bool ngram = false, bool shared = false, Drafter * drafter = nullptr);
     Runner(const Runner &) = delete;
     Runner & operator=(const Runner &) = delete;
 
@@ -78,32 +79,40 @@ class Runner {
 
     // Computes and samples. A draft is accepted if it is what the sequence's own sampler picks in its place, so the
     // tokens are those of plain steps, with the same random numbers; behind the first that is not, drafts are taken
-    // out of memory again. Errors as Context::decode; a sequence whose sampler fails has its error in the
+    // out of memory again. Drafts that draft() has drawn at random are judged by rejection_sample instead. Errors as Context::decode; a sequence whose sampler fails has its error in the
     // result; its computed tokens stay in memory.
     StepResult step(const Step & step);
 
-    // Up to `max_tokens` drafts for each sequence, from its own text so far. Empty without `ngram`.
-    std::vector<Proposal> propose(const std::vector<int32_t> & seq_ids, int32_t max_tokens) const;
+    // Up to `max_tokens` drafts for each sequence, from its text so far with drafts[i] behind it; `drafts` may be
+    // empty. None without `ngram`.
+    std::vector<Proposal> propose(const std::vector<int32_t> & seq_ids, int32_t max_tokens,
+                                  const std::vector<std::vector<int32_t>> & drafts) const;
+    // One more draft of the drafter for each sequence; see Drafter::extend. Throws InvalidRequestError without one.
+    std::vector<DraftToken> draft(const std::vector<int32_t> & seq_ids, int32_t max_rows);
 
   private:
     struct Slot {
         std::unique_ptr<Sampler> sampler;
         int32_t n_logprobs = -1;
         bool special = false;
+        size_t n_prompt = 0;
         NgramIndex index;
     };
 
-    RowResult sample_row(Slot & slot, float * logits);
-
+    RowResult sample_row(int32_t seq_id, float * logits, const DraftToken * draft);
+    int32_t choose(Slot & slot, float * logits, const DraftToken * draft);
     void verify(const Step & step, int32_t first, size_t s, StepResult & result);
 
     Context & context_;
-    bool ngram_;
+    bool ngram_, shared_;
+    Drafter * drafter_;
     std::vector<Slot> slots_;
+    NgramIndex heard_;                         // outputs of closed sequences, with `shared`
     std::vector<int32_t> positions_, seq_ids_; // scratch of step()
     std::vector<uint8_t> outputs_;
     std::vector<std::pair<int32_t, size_t>> rows_; // batch index of the first output, index in the step
     std::vector<Candidate> candidates_;
+    std::vector<float> scratch_; // of rejection_sample, all zero
 };
 
 } // namespace slipstream

@@ -47,7 +47,7 @@ Sampler::Sampler(std::shared_ptr<llama_model> model, const SamplerParams & param
     }
 }
 
-Sampler::Sampler(const Sampler & other)
+Sampler::Sampler(const Sampler & other, bool for_draft)
     : model_(other.model_),
       vocab_(other.vocab_),
       n_vocab_(other.n_vocab_),
@@ -55,6 +55,9 @@ Sampler::Sampler(const Sampler & other)
       random_(other.random_),
       recent_(other.recent_),
       recent_counts_(other.recent_counts_) {
+    if (for_draft) {
+        return;
+    }
     if (other.chain_) {
         chain_.reset(llama_sampler_clone(other.chain_.get()));
     }
@@ -64,7 +67,11 @@ Sampler::Sampler(const Sampler & other)
 }
 
 std::unique_ptr<Sampler> Sampler::clone() const {
-    return std::unique_ptr<Sampler>(new Sampler(*this));
+    return std::unique_ptr<Sampler>(new Sampler(*this, false));
+}
+
+std::unique_ptr<Sampler> Sampler::clone_for_draft() const {
+    return std::unique_ptr<Sampler>(new Sampler(*this, true));
 }
 
 void Sampler::check_params() const {
@@ -239,6 +246,34 @@ int32_t Sampler::sample_own(const float * logits) {
     const auto found = std::upper_bound(weights_.begin(), weights_.end(), draw);
     const size_t index = std::min(size_t(found - weights_.begin()), candidates_.size() - 1);
     return candidates_[index].token;
+}
+
+bool Sampler::has_distribution() const {
+    return !chain_ && !grammar_ && params_.temperature > 0.0f;
+}
+
+const std::vector<Candidate> & Sampler::distribution(float * logits) {
+    adjust(logits);
+    if (!filter(logits)) {
+        candidates_.clear();
+    }
+    float highest = NEG_INF;
+    for (const Candidate & c : candidates_) {
+        highest = std::max(highest, c.logit);
+    }
+    if (highest == INF) {
+        candidates_.assign(1, {argmax(logits, n_vocab_), INF});
+    }
+    restore(logits);
+    double sum = 0;
+    for (Candidate & c : candidates_) {
+        c.logit = highest == INF ? 1.0f : std::exp((c.logit - highest) / params_.temperature);
+        sum += double(c.logit);
+    }
+    for (Candidate & c : candidates_) {
+        c.logit = float(double(c.logit) / sum);
+    }
+    return candidates_;
 }
 
 // Leaves in candidates_ what top-k, top-p and min-p leave; false if that is nothing. They see the distribution before

@@ -64,6 +64,18 @@ class Sampler {
     void reset();
     // With the state, random numbers included.
     std::unique_ptr<Sampler> clone() const;
+    // For guessing what this one will pick: the same state, without grammar and without llama.cpp's chain.
+    std::unique_ptr<Sampler> clone_for_draft() const;
+
+    // Whether distribution() tells how sample() picks: own code, a temperature, no grammar.
+    bool has_distribution() const;
+    // The possible tokens with their probabilities in `logit`, for logits as sample() takes them. Valid until the next
+    // call. Empty if no token is possible.
+    const std::vector<Candidate> & distribution(float * logits);
+    // The next random number, in [0, 1).
+    double uniform();
+    // Starts its random numbers anew.
+    void reseed(uint64_t seed) { random_.seed(seed); }
 
     const SamplerParams & params() const { return params_; }
     int32_t n_vocab() const { return n_vocab_; }
@@ -76,7 +88,7 @@ class Sampler {
     };
     using SamplerPtr = std::unique_ptr<llama_sampler, Free>;
 
-    Sampler(const Sampler & other);
+    Sampler(const Sampler & other, bool for_draft);
     void check_params() const;
     void check_token(int32_t token, const char * field) const;
     void build_chain();
@@ -88,7 +100,6 @@ class Sampler {
     void adjust(float * logits);
     void restore(float * logits);
     void remember(int32_t token);
-    double uniform();
 
     std::shared_ptr<llama_model> model_;
     const llama_vocab * vocab_;

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from slipstream.base.errors import SlipstreamError
     from slipstream.base.load_config import LoadConfig
     from slipstream.base.sampling import SamplingParams
-    from slipstream.base.types import FinishReason
+    from slipstream.base.types import FinishReason, GenerationSpec, Speculation
     from slipstream.llm import LLM
     from slipstream.native import Context, LoraAdapter, Model, Sampler, build_info
     from slipstream.runtime.results import GenerationResult
@@ -22,12 +22,14 @@ _HOMES = {
     "Context": "slipstream.native",
     "FinishReason": "slipstream.base.types",
     "GenerationResult": "slipstream.runtime.results",
+    "GenerationSpec": "slipstream.base.types",
     "LoadConfig": "slipstream.base.load_config",
     "LoraAdapter": "slipstream.native",
     "Model": "slipstream.native",
     "Sampler": "slipstream.native",
     "SamplingParams": "slipstream.base.sampling",
     "SlipstreamError": "slipstream.base.errors",
+    "Speculation": "slipstream.base.types",
     "build_info": "slipstream.native",
 }
 
@@ -36,12 +38,14 @@ __all__ = [
     "Context",
     "FinishReason",
     "GenerationResult",
+    "GenerationSpec",
     "LoadConfig",
     "LoraAdapter",
     "Model",
     "Sampler",
     "SamplingParams",
     "SlipstreamError",
+    "Speculation",
     "__version__",
     "build_info",
 ]

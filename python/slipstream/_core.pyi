@@ -323,6 +323,16 @@ class Context:
     def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
         """Change the number of threads (starts a new pool)."""
 
+    def share_threads(self, other: Context) -> None:
+        """
+        Compute with the threads of another context from now on. The two must not compute at the same time.
+        """
+
+    def holds_window(self, seq_id: int, n_tokens: int) -> bool:
+        """
+        Whether a sequence still has all that sliding-window layers need to go on from its first `n_tokens`.
+        """
+
     def set_causal(self, causal: bool) -> None:
         """Causal attention or attention to every token."""
 
@@ -544,13 +554,94 @@ class Sampler:
     @property
     def params(self) -> SamplerParams: ...
 
+class VocabMap:
+    """How the tokens of a draft model's vocabulary read in a target's."""
+
+    def __init__(self, target: Model, draft: Model) -> None:
+        """
+        Compare two vocabularies: by id, then by spelling, then by role (BOS, EOS, end of turn).
+        """
+
+    @property
+    def is_identical(self) -> bool:
+        """Every id means the same, as far as both go."""
+
+    @property
+    def n_target(self) -> int:
+        """Tokens of the target."""
+
+    @property
+    def n_draft(self) -> int:
+        """Tokens of the draft model."""
+
+    @property
+    def n_shared(self) -> int:
+        """Draft tokens that have an equal in the target."""
+
+    @property
+    def n_different(self) -> int:
+        """Ids in both that are spelled differently."""
+
+    @property
+    def differences(self) -> list[tuple[int, bytes, bytes]]:
+        """
+        The first of those: (id, spelling in the target, spelling in the draft model).
+        """
+
+    def to_target(self, token: int) -> int:
+        """The target's equal of a draft token, -1 for none."""
+
+    def to_draft(self, tokens: Sequence[int]) -> list[int]:
+        """
+        The draft tokens that spell the target's; one without an equal is tokenized anew.
+        """
+
+class Drafter:
+    """A draft model behind a Runner. Calls go through the Runner."""
+
+    def __init__(self, context: Context, vocab_map: VocabMap, sampled: bool = False) -> None:
+        """
+        Draft with a context of the draft model, which has the sequence ids of the target's.
+
+        Args:
+            sampled: draw drafts at random and let the Runner judge them by rejection sampling; otherwise they are
+                what the target's sampler would pick from the draft model's logits.
+        """
+
+    @property
+    def n_computed(self) -> int:
+        """Tokens computed so far."""
+
+    def lag(self, seq_id: int) -> int:
+        """Tokens a sequence has to compute before its next draft."""
+
+def verify_drafts(target_probs: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], draft_probs: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], draft_tokens: Sequence[int], seed: int) -> list[int]:
+    """
+    Speculative sampling (arXiv 2211.17192): judge drafted tokens so that the output is distributed as the target's.
+
+    Args:
+        target_probs: float32, shape (n + 1, n_vocab): the target's distribution at each draft and behind the last.
+        draft_probs: float32, shape (n, n_vocab): what each draft was drawn from.
+        draft_tokens: the n drafts.
+        seed: of the random numbers.
+
+    Returns:
+        The tokens that come out: the accepted drafts and one more.
+
+    Raises:
+        InvalidRequestError: shapes or token ids that do not fit, or a row without probability.
+    """
+
 class Runner:
     """
     The engine's step on a context: decode, sample and detokenize in one call.
     """
 
-    def __init__(self, context: Context, ngram: bool = False) -> None:
-        """`ngram` keeps an index of each sequence's tokens for propose()."""
+    def __init__(self, context: Context, ngram: bool = False, shared: bool = False, drafter: Drafter | None = None) -> None:
+        """
+        `ngram` keeps an index of each sequence's tokens for propose(), `shared` one of what all sequences have said,
+        too; `drafter` is for draft().
+        """
 
     def open_sequence(self, seq_id: int, params: SamplerParams, n_logprobs: int, special: bool, prompt: Sequence[int]) -> None:
         """
@@ -580,9 +671,22 @@ class Runner:
             InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.
         """
 
-    def propose(self, seq_ids: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
+    def propose(self, seq_ids: Sequence[int], max_tokens: int, drafts: Sequence[Sequence[int]] = ()) -> list[tuple[int, list[int]]]:
         """
-        Drafts for each sequence from its own text: (length of the match, tokens that followed it), (0, []) for none.
+        Drafts for each sequence from its own text, with drafts[i] behind it: (length of the match, tokens that
+        followed it), (0, []) for none.
+        """
+
+    def draft(self, seq_ids: Sequence[int], max_rows: int) -> list[tuple[int, float]]:
+        """
+        One more token of the draft model for each sequence, behind those since its last step.
+
+        Returns:
+            (token, probability of the likeliest token) each; token -1 for a sequence whose text the draft model has
+            not read yet, which it gets on with, or for what the target has no token for.
+
+        Raises:
+            InvalidRequestError: there is no draft model. Others as Context.decode.
         """
 
 class ChatTemplate:

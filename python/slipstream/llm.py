@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from slipstream.base.types import Event
+    from slipstream.engine.stats import EngineStats
 
     Message = Mapping[str, Any]
     Prompt = str | list[int]
@@ -109,7 +110,7 @@ class LLM:
             DecodeError: the engine failed in the middle.
         """
         spec = _chat_spec(messages, sampling, template_options)
-        return self._stream(spec) if stream else self._collect([spec])[0]
+        return self._stream(spec) if stream else self.run([spec])[0]
 
     async def achat(
         self,
@@ -183,7 +184,7 @@ class LLM:
                 message = "one prompt takes one SamplingParams, not a list"
                 raise InvalidRequestError(message, param="sampling")
             spec = _prompt_spec(prompts, sampling)  # type: ignore[arg-type]  # narrowed by the test above
-            return self._stream(spec) if stream else self._collect([spec])[0]
+            return self._stream(spec) if stream else self.run([spec])[0]
         if stream:
             message = "only a single prompt can be streamed; use one call per prompt"
             raise InvalidRequestError(message, param="stream")
@@ -194,7 +195,7 @@ class LLM:
             )
             raise InvalidRequestError(message, param="sampling")
         specs = [_prompt_spec(p, s) for p, s in zip(prompts, each, strict=True)]  # type: ignore[arg-type]
-        return self._collect(specs)
+        return self.run(specs)
 
     async def agenerate(
         self, prompt: Prompt, sampling: SamplingParams | None = None
@@ -207,6 +208,35 @@ class LLM:
     ) -> AsyncGenerator[OutputDelta]:
         """Yield the deltas of a continuation on the event loop. Closing the iterator aborts the request."""
         return self._astream(_prompt_spec(prompt, sampling))
+
+    def run(self, specs: Sequence[GenerationSpec]) -> list[GenerationResult]:
+        """Answer requests that say everything a GenerationSpec can, batched.
+
+        Args:
+            specs: With distinct request ids.
+
+        Returns:
+            The answers in the order of the specs.
+
+        Raises:
+            SlipstreamError: the first request that fails; the others are aborted.
+        """
+        events: queue.SimpleQueue[list[Event]] = queue.SimpleQueue()
+        collectors = {spec.request_id: ResultCollector() for spec in specs}
+        results: dict[str, GenerationResult] = {}
+        try:
+            for spec in specs:
+                self._host.submit(spec, events.put)
+            while len(results) < len(specs):
+                for event in events.get():
+                    if isinstance(event, RequestFailed):
+                        raise error_of(event)
+                    if result := collectors[event.request_id].add(event):
+                        results[event.request_id] = result
+        finally:
+            for request_id in collectors.keys() - results.keys():
+                self._host.abort(request_id)
+        return [results[spec.request_id] for spec in specs]
 
     # --- the model ----------------------------------------------------------------------------------------------
 
@@ -221,6 +251,10 @@ class LLM:
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """Turn token ids into text; bytes that are no UTF-8 become U+FFFD."""
         return self._host.tokenizer.detokenize(token_ids).decode("utf-8", "replace")
+
+    def stats(self) -> EngineStats:
+        """Return the engine's counters and times. Any thread."""
+        return self._host.stats()
 
     def close(self) -> None:
         """Abort what runs and free the model. Idempotent."""
@@ -238,24 +272,6 @@ class LLM:
         self.close()
 
     # --- plumbing -----------------------------------------------------------------------------------------------
-
-    def _collect(self, specs: list[GenerationSpec]) -> list[GenerationResult]:
-        events: queue.SimpleQueue[list[Event]] = queue.SimpleQueue()
-        collectors = {spec.request_id: ResultCollector() for spec in specs}
-        results: dict[str, GenerationResult] = {}
-        try:
-            for spec in specs:
-                self._host.submit(spec, events.put)
-            while len(results) < len(specs):
-                for event in events.get():
-                    if isinstance(event, RequestFailed):
-                        raise error_of(event)
-                    if result := collectors[event.request_id].add(event):
-                        results[event.request_id] = result
-        finally:
-            for request_id in collectors.keys() - results.keys():
-                self._host.abort(request_id)
-        return [results[spec.request_id] for spec in specs]
 
     def _stream(self, spec: GenerationSpec) -> Generator[OutputDelta]:
         events: queue.SimpleQueue[list[Event]] = queue.SimpleQueue()

@@ -68,6 +68,7 @@ class FakeSampler:
     sampling: SamplingParams
     history: list[int]
     num_prompt_tokens: int
+    num_read: int = 0  # by the draft model
 
 
 @dataclass
@@ -90,6 +91,12 @@ class FakeRunner:
     refuse: Callable[[SamplingParams], Exception | None] = lambda sampling: None
     gate: threading.Semaphore | None = None  # a step begins when it is released
     errors: deque[Exception | None] = field(default_factory=deque)
+    draft_errors: deque[Exception] = field(
+        default_factory=deque
+    )  # of the next proposals and drafts
+    drafted: dict[int, list[int]] = field(
+        default_factory=dict
+    )  # by the draft model since the last step
     cells: dict[int, list[int]] = field(default_factory=dict)
     # Names of the cells that `cells` lie in; a name may be in several sequences
     cell_ids: dict[int, list[int]] = field(default_factory=dict)
@@ -231,6 +238,7 @@ class FakeRunner:
         """Sample behind the last token that is no draft, and behind each draft that agrees; drop the others."""
         sampler = self.samplers[sequence.seq_id]
         drafts = list(sequence.token_ids)[len(sequence.token_ids) - sequence.num_drafts :]
+        self.drafted.pop(sequence.seq_id, None)
         del cells[len(cells) - len(drafts) :]
         wanted = sampler.sampling.logprobs is not None
         result.counts.append(0)
@@ -246,13 +254,19 @@ class FakeRunner:
             if token != draft:
                 break
             cells.append(token)
+        # What was read of drafts counts as far as it turned out to be the text.
+        sampler.num_read = min(sampler.num_read, len(sampler.history) - 1)
 
-    def propose(self, seq_ids: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
+    def propose(
+        self, seq_ids: Sequence[int], max_tokens: int, drafts: Sequence[Sequence[int]] = ()
+    ) -> list[tuple[int, list[int]]]:
         """Draft what really comes next, wrong from a place that depends on the text; nothing for some texts."""
+        if self.draft_errors:
+            raise self.draft_errors.popleft()
         proposals = []
-        for seq_id in seq_ids:
+        for index, seq_id in enumerate(seq_ids):
             sampler = self.samplers[seq_id]
-            text = list(sampler.history)
+            text = list(sampler.history) + (list(drafts[index]) if drafts else [])
             num_tokens, num_right = sum(text) % (max_tokens + 1), sum(text) // 7 % (max_tokens + 1)
             draft: list[int] = []
             for i in range(num_tokens):
@@ -260,3 +274,29 @@ class FakeRunner:
                 draft.append(token if i < num_right else (token + 1) % self.info.num_vocab)
             proposals.append((5 if draft else 0, draft))
         return proposals
+
+    def draft(self, seq_ids: Sequence[int], max_rows: int) -> tuple[list[tuple[int, float]], int]:
+        """Guess one more token: most are right. It reads a sequence's text first, `max_rows` tokens a call."""
+        if self.draft_errors:
+            raise self.draft_errors.popleft()
+        drafts = []
+        num_rows = 0
+        for seq_id in seq_ids:
+            sampler = self.samplers[seq_id]
+            text = [*sampler.history, *self.drafted.get(seq_id, ())]
+            num_read = min(len(text) - sampler.num_read, max_rows - num_rows)
+            sampler.num_read += num_read
+            num_rows += num_read
+            if sampler.num_read < len(text):
+                drafts.append((-1, 0.0))
+                continue
+            token = self.next_token(text, sampler.num_prompt_tokens)
+            is_right = sum(text) % 5 > 0
+            token = token if is_right else (token + 1) % self.info.num_vocab
+            self.drafted.setdefault(seq_id, []).append(token)
+            drafts.append((token, 0.9 if is_right else 0.4))
+        return drafts, num_rows
+
+    def draft_lag(self, seq_id: int) -> int:
+        sampler = self.samplers[seq_id]
+        return max(1, len(sampler.history) - sampler.num_read)

@@ -8,6 +8,7 @@ SlipstreamError
 │   └── TemplateError                    a chat template that does not parse or refuses the messages
 ├── ModelNotFoundError (LookupError)     no such model
 ├── ModelLoadError                       a file that is no usable model; `path` names it
+│   └── DraftModelError                  a model that cannot draft for this target
 ├── ContextCreateError                   the machine or the model refuses this context
 ├── DecodeError                          a step failed
 │   ├── NoKVSlotError                    no room in the KV cache; memory is as before the call
@@ -74,6 +75,10 @@ class ModelLoadError(SlipstreamError):
     def __init__(self, message: str = "", *, path: str = "", param: str | None = None) -> None:
         super().__init__(message, param=param)
         self.path = path
+
+
+class DraftModelError(ModelLoadError):
+    """A model that cannot draft for this target: another vocabulary, or a memory that cannot drop drafts."""
 
 
 class ContextCreateError(SlipstreamError):

@@ -5,5 +5,7 @@ from __future__ import annotations
 MAX_CONTEXT_LENGTH = 2**31 - 1  # llama_pos is 32 bits
 MAX_PARALLEL = 256  # LLAMA_MAX_SEQ of llama.cpp
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
-SPECULATION_MODES = ("ngram", "off")
+SPECULATION_MODES = ("auto", "ngram", "draft", "off")
+MAX_DRAFT_TOKENS = 16  # of one sequence in one step
+VERIFY_MODES = ("exact", "distribution")
 MAX_BATCH_SIZE = 2**20  # ours: more would only be memory

@@ -11,6 +11,7 @@ from slipstream.base.limits import (
     MAX_PARALLEL,
     MAX_THREADS,
     SPECULATION_MODES,
+    VERIFY_MODES,
 )
 from slipstream.base.ranges import check_ranges
 
@@ -44,8 +45,14 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         chat_template: Jinja text that replaces the model's own template.
         step_target_ms: While some requests stream, prompts of others are computed in pieces so that a step takes about
             this long and the streams keep flowing; 0 computes prompts in the largest pieces.
-        speculation: `ngram` drafts tokens from a request's own text and verifies them in the batch, where that pays by
-            measured step costs; `off` never does. The output is the same either way.
+        speculation: Where drafts come from, which are verified in the batch as far as that pays by measured step
+            costs: `ngram` from a request's own text, `draft` from the draft model, `auto` from both, `off` none.
+        draft_model: A smaller model of the same vocabulary that guesses ahead; None for none.
+        verify: `exact` gives token for token what there would be without drafts; `distribution` draws drafts at random
+            and judges them by rejection sampling (arXiv 2211.17192): more are accepted at a temperature, the tokens
+            are others for the same seed, and distributed alike.
+        share_ngrams: Draft from what earlier requests were answered, too. Response times then tell a little about what
+            other requests said.
         role_affixes: Manual prompt format that replaces templates: role to (prefix, suffix).
 
     Raises:
@@ -66,12 +73,21 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: str | None = None
     role_affixes: dict[str, tuple[str, str]] | None = None
     step_target_ms: int = 200
-    speculation: str = "ngram"
+    speculation: str = "auto"
+    draft_model: str | None = None
+    verify: str = "exact"
+    share_ngrams: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
-        if self.speculation not in SPECULATION_MODES:
-            message = (
-                f"speculation is {self.speculation!r}; it must be {' or '.join(SPECULATION_MODES)}"
-            )
+        _check_choice("speculation", self.speculation, SPECULATION_MODES)
+        _check_choice("verify", self.verify, VERIFY_MODES)
+        if self.speculation == "draft" and self.draft_model is None:
+            message = "speculation is 'draft', which needs draft_model"
             raise InvalidRequestError(message, param="speculation")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        message = f"{name} is {value!r}; it must be {', '.join(choices)}"
+        raise InvalidRequestError(message, param=name)

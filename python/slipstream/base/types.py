@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 
+from slipstream.base.errors import InvalidRequestError
+from slipstream.base.limits import MAX_DRAFT_TOKENS, SPECULATION_MODES
+from slipstream.base.ranges import check_ranges
 from slipstream.base.sampling import SamplingParams
 
 
@@ -45,6 +48,27 @@ class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
     budget: int | None = None
 
 
+class Speculation(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether and how the next tokens of one request are drafted. The output is the same either way.
+
+    Attributes:
+        source: auto takes whatever the model was loaded with; ngram, draft or off less than that.
+        num_tokens: Draft so many in every step, as measurements want it; None drafts as many as pay.
+
+    Raises:
+        InvalidRequestError: a value there is not.
+    """
+
+    source: str = "auto"
+    num_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in SPECULATION_MODES:
+            message = f"speculation is {self.source!r}; it must be {', '.join(SPECULATION_MODES)}"
+            raise InvalidRequestError(message, param="speculation")
+        check_ranges(self, {"num_tokens": (0, MAX_DRAFT_TOKENS)}, optional=("num_tokens",))
+
+
 class GenerationSpec(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One unit of work as the runtime understands it: a prompt in one of three forms, and how to sample.
 
@@ -63,6 +87,7 @@ class GenerationSpec(msgspec.Struct, kw_only=True, omit_defaults=True):
         reasoning: See Reasoning.
         output_format: What the content must look like; None for anything.
         parse_output: Split the text of a chat into content, reasoning and tool calls.
+        speculation: See Speculation.
         context_overflow: What to do with a chat that does not fit: error, truncate_middle or rolling_window.
     """
 
@@ -80,6 +105,7 @@ class GenerationSpec(msgspec.Struct, kw_only=True, omit_defaults=True):
     reasoning: Reasoning = Reasoning()
     output_format: OutputFormat | None = None
     parse_output: bool = False
+    speculation: Speculation = Speculation()
     context_overflow: str = "error"
 
 
@@ -130,6 +156,7 @@ class Usage(msgspec.Struct, array_like=True):
         num_rejected_tokens: Were not.
         num_ignored_tokens: Came behind a rejected one.
         num_reasoning_tokens: Of the output, spent on reasoning.
+        draft_positions: By position in a draft: tokens judged there, and how many of them were accepted.
     """
 
     num_prompt_tokens: int = 0
@@ -143,6 +170,7 @@ class Usage(msgspec.Struct, array_like=True):
     num_rejected_tokens: int = 0
     num_ignored_tokens: int = 0
     num_reasoning_tokens: int = 0
+    draft_positions: list[tuple[int, int]] = []
 
 
 class OutputDelta(msgspec.Struct, tag="delta", omit_defaults=True):

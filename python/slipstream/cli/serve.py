@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
-from slipstream.base.limits import MAX_CONTEXT_LENGTH, MAX_PARALLEL, MAX_THREADS, SPECULATION_MODES
+from slipstream.base.limits import (
+    MAX_CONTEXT_LENGTH,
+    MAX_PARALLEL,
+    MAX_THREADS,
+    SPECULATION_MODES,
+    VERIFY_MODES,
+)
 from slipstream.cli.terminal import show_load
 
 if TYPE_CHECKING:
@@ -65,9 +71,27 @@ def serve(
         str,
         typer.Option(
             metavar="MODE",
-            help="ngram drafts tokens from a request's own text where that pays; off never does. Same output.",
+            help="Where drafts come from, as far as they pay: ngram (a request's own text), draft (the draft model), "
+            "auto (both) or off. Same output.",
         ),
-    ] = "ngram",
+    ] = "auto",
+    draft_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="A smaller model that guesses ahead for every model served."
+        ),
+    ] = None,
+    verify: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="exact: token for token as without drafts. distribution: drafts drawn at random and judged by "
+            "rejection sampling.",
+        ),
+    ] = "exact",
+    share_ngrams: Annotated[
+        bool, typer.Option(help="Draft from what earlier requests were answered, too.")
+    ] = False,
     cors: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,12 +110,20 @@ def serve(
         log.configure(log_level)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--log-level") from None
+    from slipstream.models.catalog import resolve_model
     from slipstream.runtime.model_manager import ModelManager, served_models
     from slipstream.server.context import ServerSettings
     from slipstream.server.serve import run
 
-    if speculation not in SPECULATION_MODES:
-        message = f"{speculation!r} is not one of {', '.join(SPECULATION_MODES)}"
+    for option, value, choices in (
+        ("--speculation", speculation, SPECULATION_MODES),
+        ("--verify", verify, VERIFY_MODES),
+    ):
+        if value not in choices:
+            message = f"{value!r} is not one of {', '.join(choices)}"
+            raise typer.BadParameter(message, param_hint=option)
+    if speculation == "draft" and draft_model is None:
+        message = "'draft' needs --draft-model"
         raise typer.BadParameter(message, param_hint="--speculation")
     config = LoadConfig(
         context_length=context_length,
@@ -99,6 +131,9 @@ def serve(
         threads=threads,
         step_target_ms=step_target_ms,
         speculation=speculation,
+        draft_model=str(resolve_model(draft_model)) if draft_model else None,
+        verify=verify,
+        share_ngrams=share_ngrams,
     )
     served = served_models(models or ["demo"], config)
     manager = ModelManager(served)

@@ -9,6 +9,7 @@ from slipstream import _core
 from slipstream.base.errors import InvalidRequestError, by_name
 from slipstream.base.load_config import DEFAULT_CONTEXT_LENGTH
 from slipstream.base.types import TokenLogprob
+from slipstream.engine.draft_model import check_memories, check_vocabularies
 from slipstream.engine.runner import RunnerInfo, StepResult
 from slipstream.engine.sampler_params import to_native
 from slipstream.engine.step_cost import step_costs
@@ -60,7 +61,9 @@ class LlamaRunner:
         can_trim = not (model.is_recurrent or model.is_hybrid)
         # Ids beyond `parallel` are for cached prefixes; recurrent states would cost memory for each.
         num_seqs = max(config.parallel, min(config.parallel + CACHED_SEQS, 64))
-        max_drafts = MAX_DRAFTS if can_trim and config.speculation == "ngram" else 0
+        has_ngrams = can_trim and config.speculation in ("auto", "ngram")
+        has_draft_model = config.draft_model is not None and config.speculation in ("auto", "draft")
+        max_drafts = MAX_DRAFTS if has_ngrams or has_draft_model else 0
         try:
             self._context = _core.Context(
                 model,
@@ -77,9 +80,13 @@ class LlamaRunner:
         finally:
             forward_native_log(is_loading=True)
         self._model = model
-        self._window = model.n_swa
         self._config = config
-        self._runner = _core.Runner(self._context, max_drafts > 0)
+        self._draft_model: _core.Model | None = None
+        self._draft_context: _core.Context | None = None
+        self._drafter: _core.Drafter | None = None
+        if has_draft_model:
+            self._load_draft_model()
+        self._runner = _core.Runner(self._context, has_ngrams, config.share_ngrams, self._drafter)
         self.info = RunnerInfo(
             num_kv_cells=self._context.n_ctx,
             max_num_seqs=self._context.n_seq_max,
@@ -89,7 +96,49 @@ class LlamaRunner:
             num_vocab=model.n_vocab,
             can_share=can_trim,
             max_drafts=max_drafts,
+            has_ngrams=has_ngrams,
+            has_draft_model=has_draft_model,
+            is_draft_sampled=has_draft_model and config.verify == "distribution",
+            draft_cost_ratio=(
+                self._draft_model.size_bytes / max(1, model.size_bytes)
+                if self._draft_model
+                else 0.0
+            ),
         )
+
+    def _load_draft_model(self) -> None:
+        """Load the draft model with as many sequences and cells as the target has; they compute in turns."""
+        config, target = self._config, self._context
+        assert config.draft_model is not None
+        try:
+            model = self._draft_model = _core.Model(
+                config.draft_model,
+                gpu_layers=config.gpu_layers,
+                mmap=config.mmap,
+                repack=config.repack,
+            )
+            check_memories(self._model, model)
+            vocab_map = _core.VocabMap(self._model, model)
+            check_vocabularies(vocab_map, self._model, model)
+            context = self._draft_context = _core.Context(
+                model,
+                n_ctx=target.n_ctx,
+                n_batch=target.n_batch,
+                n_seq_max=target.n_seq_max,
+                n_outputs_max=config.parallel,
+                n_threads=config.threads,
+                flash_attention=config.flash_attention,
+                type_k=config.kv_type,
+                type_v=config.kv_type,
+                interruptible=False,
+            )
+            context.share_threads(target)
+            self._drafter = _core.Drafter(context, vocab_map, config.verify == "distribution")
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            forward_native_log(is_loading=True)
 
     @classmethod
     def load(
@@ -141,7 +190,7 @@ class LlamaRunner:
             "flash_attention": config.flash_attention,
             "kv_type": config.kv_type,
             "context": (context.n_ctx, context.n_batch, context.n_seq_max, config.parallel),
-            "speculation": config.speculation,
+            "max_drafts": self.info.max_drafts,
         }
         max_rows = config.parallel + self.info.max_drafts
         return step_costs(self, key, model_bytes=self._model.size_bytes, max_rows=max_rows)
@@ -167,27 +216,16 @@ class LlamaRunner:
 
     def trim(self, seq_id: int, num_tokens: int) -> bool:
         """See ModelRunner."""
-        if num_tokens and not self._holds_window(seq_id, num_tokens):
+        if num_tokens and not self._context.holds_window(seq_id, num_tokens):
             return False
         return self._runner.trim(seq_id, num_tokens)
 
     def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> bool:
         """See ModelRunner."""
-        if not self._holds_window(source, num_tokens):
+        if not self._context.holds_window(source, num_tokens):
             return False
         self._context.seq_cp(source, seq_id, 0, num_tokens)
         return True
-
-    def _holds_window(self, seq_id: int, num_tokens: int) -> bool:
-        """Tell whether sliding-window layers hold what a token at position `num_tokens` looks back at.
-
-        llama.cpp gives the cells behind a sequence's window to others, a full-size window cache notwithstanding
-        (llama_kv_cache::find_slot), and keeps what remains free of holes.
-        """
-        if not self._window:
-            return True
-        first = self._context.seq_pos_min(seq_id)
-        return 0 <= first <= max(0, num_tokens - self._window + 1)
 
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         """See ModelRunner."""
@@ -217,17 +255,35 @@ class LlamaRunner:
             {index: by_name(kind)(message) for index, kind, message in errors},
         )
 
-    def propose(self, seq_ids: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
+    def propose(
+        self, seq_ids: Sequence[int], max_tokens: int, drafts: Sequence[Sequence[int]] = ()
+    ) -> list[tuple[int, list[int]]]:
         """See ModelRunner."""
-        return self._runner.propose(list(seq_ids), max_tokens)
+        return self._runner.propose(seq_ids, max_tokens, drafts)
+
+    def draft(self, seq_ids: Sequence[int], max_rows: int) -> tuple[list[tuple[int, float]], int]:
+        """See ModelRunner."""
+        assert self._drafter is not None
+        before = self._drafter.n_computed
+        drafts = self._runner.draft(seq_ids, max_rows)
+        return drafts, self._drafter.n_computed - before
+
+    def draft_lag(self, seq_id: int) -> int:
+        """See ModelRunner."""
+        assert self._drafter is not None
+        return self._drafter.lag(seq_id)
 
     def interrupt(self) -> None:
         """See ModelRunner."""
         self._context.abort()
+        if self._draft_context is not None:
+            self._draft_context.abort()
 
     def close(self) -> None:
         """See ModelRunner."""
-        self._context.close()
+        for part in (self._draft_context, self._draft_model, self._context):
+            if part is not None:
+                part.close()
         self._model.close()
         forward_native_log()
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from slipstream.base.errors import ContextLengthError, InvalidRequestError, SlipstreamError
 from slipstream.base.sampling import SamplingParams
-from slipstream.base.types import FinishReason, OutputDelta, RequestFailed, TokenLogprob, Usage
+from slipstream.base.types import (
+    FinishReason,
+    OutputDelta,
+    RequestFailed,
+    Speculation,
+    TokenLogprob,
+    Usage,
+)
 from slipstream.engine.output_text import OutputText
 from slipstream.engine.spec_decode import SpeculationCounters
 
@@ -42,13 +49,14 @@ class Request:
         KV cache   | cached at start | computed in steps ......................... | to do  |
                    0   num_cached_tokens                         num_computed_tokens
 
-    Only the scheduler writes below the first four.
+    Only the scheduler writes below the first five.
 
     Attributes:
         request_id: Unique among unfinished requests.
         prompt_token_ids: The prompt, not changed.
         sampling: See SamplingParams.
         arrival_s: When it was submitted, by `time.monotonic`.
+        speculation_options: Whether and how its next tokens are drafted.
         token_ids: Prompt and output.
         status: See RequestStatus.
         seq_id: Of its sequence, NO_SEQUENCE while it never had one.
@@ -68,6 +76,7 @@ class Request:
     prompt_token_ids: list[int]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     arrival_s: float = field(default_factory=time.monotonic)
+    speculation_options: Speculation = field(default_factory=Speculation)
     token_ids: list[int] = field(init=False)
     status: RequestStatus = field(init=False, default=RequestStatus.WAITING)
     seq_id: int = field(init=False, default=NO_SEQUENCE)
@@ -144,6 +153,7 @@ class Request:
             num_accepted_tokens=self.speculation.num_accepted,
             num_rejected_tokens=self.speculation.num_rejected,
             num_ignored_tokens=self.speculation.num_ignored,
+            draft_positions=self.speculation.positions,
         )
 
 

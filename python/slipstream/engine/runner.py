@@ -26,6 +26,11 @@ class RunnerInfo:
         num_vocab: Token ids are 0 … num_vocab - 1.
         can_share: Whether `copy_prefix` works; needs `can_trim`.
         max_drafts: Most draft tokens verified in one step; 0 for a runner that proposes none.
+        has_ngrams: Whether `propose` finds anything.
+        has_draft_model: Whether `draft` works.
+        is_draft_sampled: Drafts of the draft model are drawn at random and judged by rejection sampling. Which of them
+            are verified must not depend on what was drawn, or the output is not distributed as the target's.
+        draft_cost_ratio: Cost of a step of the draft model against the target's, before any was measured.
     """
 
     num_kv_cells: int
@@ -36,6 +41,10 @@ class RunnerInfo:
     num_vocab: int
     can_share: bool = False
     max_drafts: int = 0
+    has_ngrams: bool = True
+    has_draft_model: bool = False
+    is_draft_sampled: bool = False
+    draft_cost_ratio: float = 0.0
 
 
 @dataclass(slots=True)
@@ -122,12 +131,38 @@ class ModelRunner(Protocol):
             ComputeError: the backend failed; likewise.
         """
 
-    def propose(self, seq_ids: Sequence[int], max_tokens: int) -> list[tuple[int, list[int]]]:
-        """Draft tokens that may come next in each of these sequences.
+    def propose(
+        self, seq_ids: Sequence[int], max_tokens: int, drafts: Sequence[Sequence[int]] = ()
+    ) -> list[tuple[int, list[int]]]:
+        """Draft tokens that may come next in each of these sequences, from what its text has said before.
+
+        Args:
+            seq_ids: Of the sequences.
+            max_tokens: Most drafts of each.
+            drafts: For each sequence, tokens that are taken for said; empty for none at all.
 
         Returns:
             Per sequence the length of the match the draft comes from and up to `max_tokens` tokens; (0, []) for none.
         """
+
+    def draft(self, seq_ids: Sequence[int], max_rows: int) -> tuple[list[tuple[int, float]], int]:
+        """Get one more token of the draft model for each sequence, behind those since its last step.
+
+        Args:
+            seq_ids: Of the sequences.
+            max_rows: Most tokens the draft model computes in this call.
+
+        Returns:
+            Per sequence the token and the draft model's confidence, token -1 where there is none: the draft model is
+            still reading the sequence's text, which it gets on with, or says what the target has no token for. And
+            the tokens it has computed.
+
+        Raises:
+            DecodeError: the draft model failed; the target is not concerned.
+        """
+
+    def draft_lag(self, seq_id: int) -> int:
+        """Return how many tokens of a sequence the draft model computes before its next draft."""
 
     def interrupt(self) -> None:
         """Stop the running step soon. Any thread."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,43 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
-MAX_DRAFT_TOKENS = 16  # of one sequence in one step
-_MATCH_BUCKETS = (3, 5, 8, 16)  # a match of at least this length is in the next bucket
-_PRIOR_MEANS = (
-    0.35,
-    0.5,
-    0.65,
-    0.8,
-    0.9,
-)  # acceptance per position before anything was seen, by bucket
-_PRIOR_WEIGHT = 4.0
-_MAX_AT_RISK = 200.0
 _LEAST_SURVIVAL = 0.05
-
-
-def accept_longest_prefix(draft_token_ids: Sequence[int], sampled_token_ids: Sequence[int]) -> int:
-    """Return how many draft tokens agree with what the target sampled (exact verification).
-
-    `sampled_token_ids[i]` is what the target sampled in place of `draft_token_ids[i]`, given the drafts before it;
-    it means something only while all drafts before it agree. One more token than was drafted may follow (what the
-    target says after the last draft), and the runner may have stopped sampling at the first disagreement. The
-    output of a step is `sampled_token_ids[: accepted + 1]`: the same tokens as without drafts, with one random
-    number drawn per token, so a seed gives the same output either way.
-
-    Args:
-        draft_token_ids: Proposed tokens.
-        sampled_token_ids: The target's own tokens at these positions, and maybe one further.
-
-    Returns:
-        0 … len(draft_token_ids).
-    """
-    num_accepted = 0
-    for draft, sampled in zip(draft_token_ids, sampled_token_ids, strict=False):
-        if draft != sampled:
-            break
-        num_accepted += 1
-    return num_accepted
 
 
 class SpeculationCounters(msgspec.Struct, array_like=True):
@@ -57,12 +20,15 @@ class SpeculationCounters(msgspec.Struct, array_like=True):
         num_accepted: Were what the target sampled.
         num_rejected: Were not; at most one a step.
         num_ignored: Came after a rejected one, so that they were never judged.
+        positions: By position in the draft: how many tokens were judged there, all before them being accepted, and how
+            many of those were accepted.
     """
 
     num_drafted: int = 0
     num_accepted: int = 0
     num_rejected: int = 0
     num_ignored: int = 0
+    positions: list[tuple[int, int]] = []
 
     def record(self, num_drafted: int, num_accepted: int) -> None:
         """Count one verified step.
@@ -77,65 +43,17 @@ class SpeculationCounters(msgspec.Struct, array_like=True):
         if not 0 <= num_accepted <= num_drafted:
             message = f"{num_accepted} accepted of {num_drafted} draft tokens; expected 0 to {num_drafted}"
             raise ValueError(message)
-        num_rejected = 1 if num_accepted < num_drafted else 0
+        num_judged = min(num_accepted + 1, num_drafted)
         self.num_drafted += num_drafted
         self.num_accepted += num_accepted
-        self.num_rejected += num_rejected
-        self.num_ignored += num_drafted - num_accepted - num_rejected
-
-
-class AcceptanceModel:
-    """How likely n-gram drafts are right: by the length of the match they came from and by position.
-
-    ::
-
-        match length   2 | 3-4 | 5-7 | 8-15 | 16+        per bucket and position: a Beta estimate
-        survival(j)  = a_1 * a_2 * ... * a_j             a_j = (prior + accepted_j) / (weight + at risk_j)
-
-    A position is at risk only if all drafts before it were accepted, so that late positions are not blamed for
-    early ones. Counts are halved beyond a limit and by `forget`, so that the estimates follow the text and a drafter
-    that was switched off is tried again some day. One thread.
-    """
-
-    def __init__(self) -> None:
-        self._at_risk = [[0.0] * MAX_DRAFT_TOKENS for _ in _PRIOR_MEANS]
-        self._accepted = [[0.0] * MAX_DRAFT_TOKENS for _ in _PRIOR_MEANS]
-        self._survival: list[list[float] | None] = [None] * len(_PRIOR_MEANS)
-
-    def record(self, match_length: int, num_drafted: int, num_accepted: int) -> None:
-        """Learn from one verified draft."""
-        bucket = bisect_right(_MATCH_BUCKETS, match_length)
-        at_risk, accepted = self._at_risk[bucket], self._accepted[bucket]
-        for position in range(min(num_accepted + 1, num_drafted)):
-            at_risk[position] += 1.0
-            if position < num_accepted:
-                accepted[position] += 1.0
-            if at_risk[position] > _MAX_AT_RISK:
-                at_risk[position] /= 2
-                accepted[position] /= 2
-        self._survival[bucket] = None
-
-    def survival(self, match_length: int) -> list[float]:
-        """Return the chance that drafts 1 … j are all accepted, for each j. Not to be changed."""
-        bucket = bisect_right(_MATCH_BUCKETS, match_length)
-        known = self._survival[bucket]
-        if known is None:
-            prior = _PRIOR_MEANS[bucket] * _PRIOR_WEIGHT
-            chance, known = 1.0, []
-            for at_risk, accepted in zip(
-                self._at_risk[bucket], self._accepted[bucket], strict=True
-            ):
-                chance *= (prior + accepted) / (_PRIOR_WEIGHT + at_risk)
-                known.append(chance)
-            self._survival[bucket] = known
-        return known
-
-    def forget(self) -> None:
-        """Halve what was learnt."""
-        for table in (self._at_risk, self._accepted):
-            for row in table:
-                row[:] = [count / 2 for count in row]
-        self._survival = [None] * len(_PRIOR_MEANS)
+        self.num_rejected += num_judged - num_accepted
+        self.num_ignored += num_drafted - num_judged
+        positions = self.positions
+        while len(positions) < num_judged:
+            positions.append((0, 0))
+        for position in range(num_judged):
+            at_risk, accepted = positions[position]
+            positions[position] = (at_risk + 1, accepted + (position < num_accepted))
 
 
 def plan_drafts(
@@ -176,3 +94,41 @@ def plan_drafts(
     for _chance, sequence in candidates[:best]:
         counts[sequence] += 1
     return counts
+
+
+def plan_depth(
+    chances: Sequence[float],
+    num_base_tokens: int,
+    costs_s: Sequence[float],
+    draft_costs_s: Sequence[float],
+    limit: int,
+) -> tuple[int, float]:
+    """Choose how deep a draft model looks ahead, before it has, for the most tokens per second.
+
+    With depth d, R sequences of which A draft get R + sum over the A of (a + a^2 + ... + a^d) tokens in
+    T(n + A d) + d T_draft(A) seconds, where a is the chance that a next draft of the sequence is right.
+
+    Args:
+        chances: Per drafting sequence, a.
+        num_base_tokens: Rows the step has anyway, n; R of them are one for each sequence.
+        costs_s: costs_s[n] is T(n).
+        draft_costs_s: draft_costs_s[n] is what the draft model takes for n tokens.
+        limit: The largest depth.
+
+    Returns:
+        The depth, 0 if none pays, and the tokens per second expected of it.
+    """
+    num_drafting = len(chances)
+    num_tokens = float(num_base_tokens)
+    best_depth, best_rate = 0, num_tokens / costs_s[num_base_tokens]
+    survivals = list(chances)
+    for depth in range(1, limit + 1):
+        num_rows = num_base_tokens + num_drafting * depth
+        if num_rows >= len(costs_s) or num_drafting >= len(draft_costs_s):
+            break
+        num_tokens += sum(survivals)
+        rate = num_tokens / (costs_s[num_rows] + depth * draft_costs_s[num_drafting])
+        if rate > best_rate:
+            best_depth, best_rate = depth, rate
+        survivals = [survival * chance for survival, chance in zip(survivals, chances, strict=True)]
+    return best_depth, best_rate

@@ -21,10 +21,11 @@ class EngineStats(msgspec.Struct, kw_only=True):
         output_tokens_total: Tokens sampled.
         drafted_tokens_total: Draft tokens verified in steps.
         accepted_tokens_total: Of those, were what the model said.
+        draft_s_total: Seconds spent in the draft model.
         preemptions_total: Requests that lost their cells to older ones for a while.
         failed_steps_total: Steps that ended in an error other than missing room.
         step_s_total: Seconds spent in the runner.
-        schedule_s_total: Seconds spent around it: planning, accounting, handing out events.
+        schedule_s_total: Seconds spent around both: planning, accounting, handing out events.
         last_step_tokens: Tokens of the latest step.
         last_step_s: What it took.
         step_cost_curve: (tokens, seconds) of the learnt cost T(n) of a step, both rising.
@@ -42,6 +43,7 @@ class EngineStats(msgspec.Struct, kw_only=True):
     output_tokens_total: int
     drafted_tokens_total: int
     accepted_tokens_total: int
+    draft_s_total: float
     preemptions_total: int
     failed_steps_total: int
     step_s_total: float

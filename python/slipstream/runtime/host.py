@@ -115,6 +115,8 @@ class EngineHost:
 
         begin_s = time.monotonic()
         header = check_model_file(path)
+        if config.draft_model is not None:
+            check_model_file(config.draft_model)
         runner = LlamaRunner.load(path, config, progress)
         try:
             chosen = choose_format(runner, config)
@@ -242,7 +244,13 @@ class EngineHost:
         if missing:
             sampling = msgspec.structs.replace(sampling, stop=sampling.stop + missing)
         self._core.submit(
-            Request(spec.request_id, prompt.token_ids, sampling, arrival_s=record.arrival_s)
+            Request(
+                spec.request_id,
+                prompt.token_ids,
+                sampling,
+                arrival_s=record.arrival_s,
+                speculation_options=spec.speculation,
+            )
         )
         with self._lock:
             record.is_submitted = True

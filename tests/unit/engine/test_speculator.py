@@ -23,7 +23,7 @@ def curve(seconds):
 class Oracle(FakeRunner):
     """Proposes what comes next, all of it right."""
 
-    def propose(self, seq_ids, max_tokens):
+    def propose(self, seq_ids, max_tokens, drafts=()):
         proposals = []
         for seq_id in seq_ids:
             sampler = self.samplers[seq_id]
@@ -84,7 +84,7 @@ def test_before_the_first_cost_nothing_is_drafted():
 
 def test_wrong_drafts_are_given_up():
     class Liar(FakeRunner):
-        def propose(self, seq_ids, max_tokens):
+        def propose(self, seq_ids, max_tokens, drafts=()):
             return [(5, [EOG] * max_tokens) for _ in seq_ids]
 
     nearly_free = curve(lambda n: 1.0 + 0.2 * n)
