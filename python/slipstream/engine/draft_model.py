@@ -77,7 +77,9 @@ def check_memories(target: NativeModel, draft: NativeModel) -> None:
             raise DraftModelError(message, path=draft.path)
 
 
-def check_vocabularies(vocab_map: _core.VocabMap, target: _core.Model, draft: _core.Model) -> None:
+def check_vocabularies(
+    vocab_map: ComparedVocabularies, target: NativeModel, draft: NativeModel
+) -> None:
     """Check that the draft model can say enough of what the target can.
 
     Raises:
