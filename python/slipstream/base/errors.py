@@ -5,8 +5,11 @@ SlipstreamError
 │   ├── ContextLengthError               prompt longer than the context
 │   ├── InvalidBatchError                a native batch breaks a rule of the context
 │   ├── GrammarError                     a grammar that does not parse
+│   ├── PreviousResponseError            the answer to continue from is not stored
+│   ├── UnknownFieldError                a field a strict route does not know
 │   └── TemplateError                    a chat template that does not parse or refuses the messages
 ├── ModelNotFoundError (LookupError)     no such model
+├── ResponseNotFoundError (LookupError)  no stored answer of that id
 ├── ModelLoadError                       a file that is no usable model; `path` names it
 │   └── DraftModelError                  a model that cannot draft for this target
 ├── ContextCreateError                   the machine or the model refuses this context
@@ -56,12 +59,24 @@ class GrammarError(InvalidRequestError):
     """A grammar that does not parse."""
 
 
+class PreviousResponseError(InvalidRequestError):
+    """The answer a request wants to continue from is not stored."""
+
+
+class UnknownFieldError(InvalidRequestError):
+    """A field that a route which takes no others does not know."""
+
+
 class TemplateError(InvalidRequestError):
     """A chat template that does not parse, or refuses these messages."""
 
 
 class ModelNotFoundError(SlipstreamError, LookupError):
     """No model goes by that name."""
+
+
+class ResponseNotFoundError(SlipstreamError, LookupError):
+    """No stored answer goes by that id."""
 
 
 class ModelLoadError(SlipstreamError):

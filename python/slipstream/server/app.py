@@ -32,6 +32,7 @@ _INTERNAL = 500
 _STATUS: dict[type[BaseException], int] = {
     errors.InvalidRequestError: 400,
     errors.ModelNotFoundError: 404,
+    errors.ResponseNotFoundError: 404,
     errors.QueueFullError: 429,
     errors.ModelLoadError: 500,
     errors.ContextCreateError: 500,
@@ -67,7 +68,7 @@ def create_app(
         cors = Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             max_age=3600,
         )

@@ -18,11 +18,15 @@ _SERVER_ERROR = "server_error"
 # class -> (type, code); the first match along the class's bases is taken
 _KINDS: dict[type[BaseException], tuple[str, str | None]] = {
     errors.ContextLengthError: (_INVALID_REQUEST, "context_length_exceeded"),
+    errors.PreviousResponseError: (_INVALID_REQUEST, "previous_response_not_found"),
+    errors.UnknownFieldError: (_INVALID_REQUEST, "unrecognized_keys"),
     errors.InvalidRequestError: (_INVALID_REQUEST, None),
     errors.ModelNotFoundError: (_INVALID_REQUEST, "model_not_found"),
+    errors.ResponseNotFoundError: (_INVALID_REQUEST, "response_not_found"),
     errors.ModelLoadError: (_SERVER_ERROR, "model_load_failed"),
     errors.ContextCreateError: (_SERVER_ERROR, "context_create_failed"),
     errors.QueueFullError: ("rate_limit_error", "queue_full"),
+    errors.StoreError: (_SERVER_ERROR, "store_failed"),
     errors.EngineDiedError: (_SERVER_ERROR, "engine_died"),
     errors.ClosedError: (_SERVER_ERROR, "server_shutting_down"),
     errors.SlipstreamError: (_SERVER_ERROR, None),

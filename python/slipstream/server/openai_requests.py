@@ -65,7 +65,7 @@ def chat_specs(request: ChatRequest, request_id: str) -> list[GenerationSpec]:
     spec = GenerationSpec(
         request_id=request_id,
         messages=messages,
-        sampling=_sampling(request, max_tokens, logprobs),
+        sampling=sampling_params(request, max_tokens, logprobs),
         template_options=request.chat_template_kwargs or {},
     )
     return fan_out(spec, request.n or 1)
@@ -80,7 +80,7 @@ def completion_specs(request: CompletionRequest, request_id: str) -> list[Genera
     num_choices = request.n or 1
     _refuse_completion_extras(request, num_choices)
     _refuse_format(request.response_format)
-    sampling = _sampling(request, request.max_tokens, request.logprobs)
+    sampling = sampling_params(request, request.max_tokens, request.logprobs)
     specs: list[GenerationSpec] = []
     for place, prompt in enumerate(_prompts(request.prompt)):
         spec = GenerationSpec(
@@ -99,9 +99,19 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(12)}"
 
 
-def _sampling(
+def sampling_params(
     request: SamplingFields, max_tokens: int | None, logprobs: int | None
 ) -> SamplingParams:
+    """Return the sampling a request asks for.
+
+    Args:
+        request: Its fields.
+        max_tokens: By whatever name the route has for it; None or -1 until the context is full.
+        logprobs: See SamplingParams.
+
+    Raises:
+        InvalidRequestError: a field is out of range.
+    """
     values: dict[str, Any] = {
         name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None
     }
@@ -177,33 +187,42 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str 
     return list(prompt)
 
 
-def _refuse(param: str, what: str) -> None:
+def refuse(param: str, what: str) -> None:
+    """Raise the error about a field that asks for what is not supported.
+
+    Args:
+        param: The field.
+        what: Words for it and a verb, as in `tools are`.
+
+    Raises:
+        InvalidRequestError: always.
+    """
     message = f"{what} not supported yet; leave {param} out"
     raise InvalidRequestError(message, param=param)
 
 
 def _refuse_chat_extras(request: ChatRequest) -> None:
     if request.tools:
-        _refuse("tools", "tools are")
+        refuse("tools", "tools are")
     if request.functions:
-        _refuse("functions", "functions are")
+        refuse("functions", "functions are")
     if request.function_call not in (None, "none", "auto"):
-        _refuse("function_call", "function calls are")
+        refuse("function_call", "function calls are")
     if request.tool_choice not in (None, "none", "auto"):
-        _refuse("tool_choice", f"tool_choice {str(request.tool_choice)[:40]!r} without tools is")
+        refuse("tool_choice", f"tool_choice {str(request.tool_choice)[:40]!r} without tools is")
     if request.modalities is not None and request.modalities != ["text"]:
-        _refuse("modalities", "modalities other than text are")
+        refuse("modalities", "modalities other than text are")
 
 
 def _refuse_completion_extras(request: CompletionRequest, num_choices: int) -> None:
     if request.suffix:
-        _refuse("suffix", "a suffix (fill in the middle) is")
+        refuse("suffix", "a suffix (fill in the middle) is")
     if request.best_of is not None and request.best_of != num_choices:
-        _refuse("best_of", "best_of other than n is")
+        refuse("best_of", "best_of other than n is")
     if request.echo and request.logprobs is not None:
-        _refuse("echo", "echo together with logprobs (log-probabilities of the prompt) is")
+        refuse("echo", "echo together with logprobs (log-probabilities of the prompt) is")
 
 
 def _refuse_format(response_format: ResponseFormat | None) -> None:
     if response_format is not None and response_format.type != "text":
-        _refuse("response_format", f"response_format {response_format.type[:40]!r} is")
+        refuse("response_format", f"response_format {response_format.type[:40]!r} is")

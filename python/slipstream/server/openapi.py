@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import models_json_schema
 
-from slipstream.server import openai_routes, system_routes
+from slipstream.server import openai_routes, responses_routes, system_routes
 from slipstream.server.context import VERSION
 from slipstream.server.openai_answers import (
     ChatCompletion,
@@ -18,6 +18,8 @@ from slipstream.server.openai_answers import (
     ModelList,
 )
 from slipstream.server.openai_schemas import ChatRequest, CompletionRequest
+from slipstream.server.responses_answers import DeletedResponse, ResponseAnswer
+from slipstream.server.responses_schemas import ResponsesRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,7 +37,7 @@ class Endpoint:
     """One route.
 
     Attributes:
-        method: GET or POST.
+        method: GET, POST or DELETE.
         path: In Starlette's form.
         handler: Answers it; the first line of its docstring is its summary.
         takes: Model of the request body.
@@ -72,6 +74,23 @@ ENDPOINTS = (
     ),
     Endpoint(
         "POST", "/v1/completions", openai_routes.completions, CompletionRequest, Completion, True
+    ),
+    Endpoint(
+        "POST",
+        "/v1/responses",
+        responses_routes.create_response,
+        ResponsesRequest,
+        ResponseAnswer,
+        True,
+    ),
+    Endpoint(
+        "GET", "/v1/responses/{response_id}", responses_routes.get_response, gives=ResponseAnswer
+    ),
+    Endpoint(
+        "DELETE",
+        "/v1/responses/{response_id}",
+        responses_routes.delete_response,
+        gives=DeletedResponse,
     ),
     Endpoint("GET", "/v1/models", openai_routes.list_models, gives=ModelList),
     Endpoint("GET", "/v1/models/{model:path}", openai_routes.get_model, gives=ModelEntry),
