@@ -23,3 +23,9 @@ def models_folder() -> Path:
 def demo_model_path() -> Path:
     """Return where the demo model lies once `make run` or `make test` has brought it."""
     return models_folder() / DEMO_MODEL
+
+
+def model_folders() -> list[Path]:
+    """Return every folder models are looked for in: the models folder, then those of SLIPSTREAM_MODEL_FOLDERS."""
+    extra = os.environ.get("SLIPSTREAM_MODEL_FOLDERS", "").split(os.pathsep)
+    return [models_folder(), *(Path(folder).expanduser() for folder in extra if folder)]
