@@ -106,6 +106,7 @@ class FakeManager:
         ]
         self.engine_stats: dict[str, Any] = {}
         self.num_closes = 0
+        self.load: Callable[[], Awaitable[Any]] | None = None
 
     def list(self) -> Sequence[ModelStatus]:
         return self.statuses
@@ -114,6 +115,22 @@ class FakeManager:
         if not name or name == MODEL:
             return MODEL
         raise ModelNotFoundError(f"no model {name!r}; there is: {MODEL}", param="model")
+
+    def unload(self) -> None:
+        """Make the model one that has to be loaded first."""
+        status = self.statuses[0]
+        self.loaded_info = status.info
+        self.statuses[0] = msgspec.structs.replace(
+            status, state=ModelState.NOT_LOADED, info=None, progress=0.0
+        )
+
+    async def client(self, name: str | None) -> None:
+        """Load the model: play `load`, then have it."""
+        if self.load is not None:
+            await self.load()
+        self.statuses[0] = msgspec.structs.replace(
+            self.statuses[0], state=ModelState.LOADED, info=self.loaded_info, progress=1.0
+        )
 
     async def stats(self) -> dict[str, Any]:
         return self.engine_stats

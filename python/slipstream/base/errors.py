@@ -7,6 +7,7 @@ SlipstreamError
 │   ├── GrammarError                     a grammar that does not parse
 │   ├── PreviousResponseError            the answer to continue from is not stored
 │   ├── UnknownFieldError                a field a strict route does not know
+│   ├── UnsupportedError                 part of an API that is not there yet
 │   └── TemplateError                    a chat template that does not parse or refuses the messages
 ├── ModelNotFoundError (LookupError)     no such model
 ├── ResponseNotFoundError (LookupError)  no stored answer of that id
@@ -65,6 +66,10 @@ class PreviousResponseError(InvalidRequestError):
 
 class UnknownFieldError(InvalidRequestError):
     """A field that a route which takes no others does not know."""
+
+
+class UnsupportedError(InvalidRequestError):
+    """Part of an API that this version does not have yet."""
 
 
 class TemplateError(InvalidRequestError):

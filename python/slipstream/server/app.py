@@ -9,13 +9,15 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slipstream.base import errors
 from slipstream.server.context import ServerContext, ServerSettings
 from slipstream.server.errors import ErrorDetail, describe
 from slipstream.server.in_flight import ClientGoneError
+from slipstream.server.lmstudio_errors import PREFIX as NATIVE_PREFIX
+from slipstream.server.lmstudio_errors import describe_native, native_fields
 from slipstream.server.middleware import BodyLimit, RequestLog
 from slipstream.server.openapi import ENDPOINTS, describe_api
 
@@ -30,6 +32,7 @@ _TOO_LARGE = 413
 _CLIENT_GONE = 499  # nginx's number; nobody receives it, the log and the metrics show it
 _INTERNAL = 500
 _STATUS: dict[type[BaseException], int] = {
+    errors.UnsupportedError: 501,
     errors.InvalidRequestError: 400,
     errors.ModelNotFoundError: 404,
     errors.ResponseNotFoundError: 404,
@@ -98,11 +101,12 @@ def _reply(detail: ErrorDetail, status: int, headers: dict[str, str] | None = No
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    del request
     status = next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), _INTERNAL)
     headers = None
     if isinstance(error, errors.QueueFullError):
         headers = {"retry-after": str(math.ceil(_RETRY_AFTER_S))}
+    if request.url.path.startswith(NATIVE_PREFIX):
+        return JSONResponse({"error": describe_native(error)}, status, headers)
     return _reply(describe(error), status, headers)
 
 
@@ -122,6 +126,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     }
     message, code = words.get(error.status_code, (error.detail, None))
     detail = ErrorDetail(message, "invalid_request_error", None, code)
+    if request.url.path.startswith(NATIVE_PREFIX):
+        fields = native_fields(detail, "invalid_request")
+        return JSONResponse({"error": fields}, error.status_code, dict(error.headers or {}))
     return _reply(detail, error.status_code, dict(error.headers or {}))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from slipstream.base.errors import InvalidRequestError
+from slipstream.base.errors import InvalidRequestError, UnknownFieldError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _MAX_NOTED_FIELDS = 256
 _MAX_FIELD_CHARS = 64
+_MAX_NAMED_FIELDS = 8
 _noted_fields: set[str] = set()
 
 
@@ -30,9 +31,10 @@ def parse_body(body: bytes, model: type[Model]) -> Model:
         model: What it must be.
 
     Returns:
-        The checked model. Fields it does not have are ignored, and logged the first time.
+        The checked model. Fields it does not have are ignored, and logged the first time, unless it forbids them.
 
     Raises:
+        UnknownFieldError: a field that a model which forbids others does not have.
         InvalidRequestError: no JSON, no object, or a field missing or of another type; `param` names the field.
     """
     try:
@@ -43,12 +45,22 @@ def parse_body(body: bytes, model: type[Model]) -> Model:
     if not isinstance(document, dict):
         message = f"the request body must be a JSON object, not {_json_type(document)}"
         raise InvalidRequestError(message)
+    if model.model_config.get("extra") == "forbid":
+        _refuse_unknown(document, model)
     _note_unknown(document, model)
     try:
         return model.model_validate(document)
     except ValidationError as error:
         param, message = _explain(error, document)
         raise InvalidRequestError(message, param=param) from error
+
+
+def _refuse_unknown(document: Mapping[str, Any], model: type[BaseModel]) -> None:
+    unknown = [name for name in document if name not in model.model_fields]
+    if unknown:
+        names = ", ".join(repr(name[:_MAX_FIELD_CHARS]) for name in unknown[:_MAX_NAMED_FIELDS])
+        message = f"Unrecognized key(s) in object: {names}"
+        raise UnknownFieldError(message, param=unknown[0][:_MAX_FIELD_CHARS])
 
 
 def _note_unknown(document: Mapping[str, Any], model: type[BaseModel]) -> None:

@@ -19,6 +19,7 @@ _SERVER_ERROR = "server_error"
 _KINDS: dict[type[BaseException], tuple[str, str | None]] = {
     errors.ContextLengthError: (_INVALID_REQUEST, "context_length_exceeded"),
     errors.PreviousResponseError: (_INVALID_REQUEST, "previous_response_not_found"),
+    errors.UnsupportedError: (_INVALID_REQUEST, "not_implemented"),
     errors.UnknownFieldError: (_INVALID_REQUEST, "unrecognized_keys"),
     errors.InvalidRequestError: (_INVALID_REQUEST, None),
     errors.ModelNotFoundError: (_INVALID_REQUEST, "model_not_found"),

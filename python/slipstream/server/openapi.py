@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import models_json_schema
 
-from slipstream.server import openai_routes, responses_routes, system_routes
+from slipstream.server import lmstudio_v1_chat, openai_routes, responses_routes, system_routes
 from slipstream.server.context import VERSION
+from slipstream.server.lmstudio_v1_chat_schemas import NativeChatAnswer, NativeChatRequest
 from slipstream.server.openai_answers import (
     ChatCompletion,
     Completion,
@@ -91,6 +92,14 @@ ENDPOINTS = (
         "/v1/responses/{response_id}",
         responses_routes.delete_response,
         gives=DeletedResponse,
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/chat",
+        lmstudio_v1_chat.native_chat,
+        NativeChatRequest,
+        NativeChatAnswer,
+        True,
     ),
     Endpoint("GET", "/v1/models", openai_routes.list_models, gives=ModelList),
     Endpoint("GET", "/v1/models/{model:path}", openai_routes.get_model, gives=ModelEntry),
