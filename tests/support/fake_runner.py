@@ -7,6 +7,7 @@ cell changes the output. The vocabulary is one token per byte, an end-of-generat
 from __future__ import annotations
 
 import threading
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,7 @@ class FakeRunner:
     draft_errors: deque[Exception] = field(
         default_factory=deque
     )  # of the next proposals and drafts
+    state_errors: deque[Exception] = field(default_factory=deque)  # of the next restored states
     drafted: dict[int, list[int]] = field(
         default_factory=dict
     )  # by the draft model since the last step
@@ -139,6 +141,23 @@ class FakeRunner:
         self._number_cells(seq_id)
         self.unknown.discard(seq_id)
         return True
+
+    def save_state(self, seq_id: int, token_ids: Sequence[int]) -> bytes:
+        self._check(seq_id)
+        assert seq_id not in self.unknown
+        assert list(token_ids) == self.cells[seq_id]
+        return array("i", token_ids).tobytes()
+
+    def load_state(self, seq_id: int, state: bytes) -> None:
+        self._check(seq_id)
+        assert not self.cells.get(seq_id)
+        if self.state_errors:
+            raise self.state_errors.popleft()
+        tokens = array("i")
+        tokens.frombytes(state)
+        assert self.used_cells() + len(tokens) <= self.info.num_kv_cells
+        self.cells[seq_id] = tokens.tolist()
+        self._number_cells(seq_id)
 
     def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> bool:
         self._check(source)

@@ -23,6 +23,8 @@ _RANGES = {
     "threads": (0, MAX_THREADS),
     "step_target_ms": (0, 3_600_000),
     "batch_size": (1, MAX_BATCH_SIZE),
+    "prompt_cache_mib": (0, 2**30),
+    "prompt_cache_disk_mib": (1, 2**30),
     "gpu_layers": (-1, 2**31 - 1),
 }
 
@@ -53,6 +55,10 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
             are others for the same seed, and distributed alike.
         share_ngrams: Draft from what earlier requests were answered, too. Response times then tell a little about what
             other requests said.
+        prompt_cache_mib: Host memory for prefixes that lost their place in the KV cache, and for requests that had to
+            give it up; 0 switches that off.
+        prompt_cache: Folder that keeps cached prefixes across restarts; None for none. It holds what prompts said.
+        prompt_cache_disk_mib: Most the folder takes for this model.
         role_affixes: Manual prompt format that replaces templates: role to (prefix, suffix).
 
     Raises:
@@ -77,10 +83,18 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     draft_model: str | None = None
     verify: str = "exact"
     share_ngrams: bool = False
+    prompt_cache_mib: int = 512
+    prompt_cache: str | None = None
+    prompt_cache_disk_mib: int = 4096
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
         _check_choice("speculation", self.speculation, SPECULATION_MODES)
+        if self.prompt_cache is not None and not self.prompt_cache_mib:
+            message = (
+                "prompt_cache needs prompt_cache_mib above 0: prefixes pass through host memory"
+            )
+            raise InvalidRequestError(message, param="prompt_cache")
         _check_choice("verify", self.verify, VERIFY_MODES)
         if self.speculation == "draft" and self.draft_model is None:
             message = "speculation is 'draft', which needs draft_model"

@@ -92,6 +92,26 @@ def serve(
     share_ngrams: Annotated[
         bool, typer.Option(help="Draft from what earlier requests were answered, too.")
     ] = False,
+    prompt_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder that keeps cached prompts across restarts. It holds what prompts said.",
+        ),
+    ] = None,
+    prompt_cache_ram: Annotated[
+        int,
+        typer.Option(
+            metavar="MIB",
+            min=0,
+            max=2**30,
+            help="Host memory of each model for prompts that lost their place in its KV cache; 0: none.",
+        ),
+    ] = 512,
+    prompt_cache_disk: Annotated[
+        int,
+        typer.Option(metavar="MIB", min=1, max=2**30, help="Most of the folder for each model."),
+    ] = 4096,
     cors: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,6 +154,9 @@ def serve(
         draft_model=str(resolve_model(draft_model)) if draft_model else None,
         verify=verify,
         share_ngrams=share_ngrams,
+        prompt_cache=prompt_cache,
+        prompt_cache_mib=prompt_cache_ram,
+        prompt_cache_disk_mib=prompt_cache_disk,
     )
     served = served_models(models or ["demo"], config)
     manager = ModelManager(served)

@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from slipstream.base.types import Event
+    from slipstream.engine.prefix_store import PrefixStore
     from slipstream.engine.request import Request
     from slipstream.engine.runner import ModelRunner
 
 _log = logging.getLogger(__name__)
 _INTERRUPT_EVERY_S = 0.05
+_IDLE_S = 0.5  # without a request before cached prefixes are put into files
+_STORE_S = 0.5  # of storing at the end, and of waiting for files
 
 
 class EngineCore:
@@ -66,6 +69,8 @@ class EngineCore:
         max_num_running: Most requests at the same time; None for as many as the runner has sequences. Fewer leave
             sequences over to cache prefixes in.
         step_costs: (tokens, seconds) of steps measured beforehand.
+        make_store: Makes the second tiers of the prefix cache from a function that tells what computing so many tokens
+            takes; None for no such tiers.
         step_target_s: While some requests decode, about how long a step with pieces of prompts may take; None or 0 for
             as long as it takes.
     """
@@ -79,17 +84,21 @@ class EngineCore:
         max_num_running: int | None = None,
         step_costs: Sequence[tuple[int, float]] = (),
         step_target_s: float | None = None,
+        make_store: Callable[[Callable[[int], float | None]], PrefixStore] | None = None,
     ) -> None:
         self._runner = runner
         self._info = runner.info
         self._sink = sink
         self._cost_model = CostModel(runner.info.max_batch_tokens)
         self._cost_model.seed(step_costs)
+        self._store = make_store(self._prefill_s) if make_store else None
+        self._is_stored = False  # nothing is cached that is not in files, too
         self._scheduler = Scheduler(
             runner,
             max_num_running=max_num_running,
             cost_model=self._cost_model,
             step_target_s=step_target_s,
+            store=self._store,
         )
         self._max_accepted = self._scheduler.max_num_running + max_waiting
         self._max_waiting = max_waiting
@@ -155,7 +164,7 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         """Return a snapshot of the figures. Any thread."""
-        scheduler = self._scheduler
+        scheduler, store = self._scheduler, self._store
         kv_cache, speculator = scheduler.kv_cache, scheduler.speculator
         num_tokens, seconds = self._last_step
         return EngineStats(
@@ -164,6 +173,8 @@ class EngineCore:
             num_kv_cells=self._info.num_kv_cells,
             num_live_cells=kv_cache.num_live_cells,
             num_cached_cells=kv_cache.num_idle_cells,
+            num_stored_bytes=store.num_host_bytes if store else 0,
+            num_file_bytes=store.num_file_bytes if store else 0,
             num_steps_total=self._num_steps,
             prompt_tokens_total=scheduler.num_prompt_tokens,
             cached_prompt_tokens_total=scheduler.num_cached_tokens,
@@ -173,6 +184,11 @@ class EngineCore:
             accepted_tokens_total=speculator.num_accepted_tokens if speculator else 0,
             draft_s_total=speculator.draft_s if speculator else 0.0,
             preemptions_total=scheduler.num_preemptions,
+            swaps_total=scheduler.num_swaps,
+            evicted_tokens_total=kv_cache.num_evicted_tokens,
+            restored_tokens_total=kv_cache.num_restored_tokens,
+            host_hits_total=store.num_host_hits if store else 0,
+            file_hits_total=store.num_file_hits if store else 0,
             failed_steps_total=self._num_failed_steps,
             step_s_total=self._step_s,
             schedule_s_total=self._schedule_s - (speculator.draft_s if speculator else 0.0),
@@ -228,12 +244,17 @@ class EngineCore:
         scheduler = self._scheduler
         if not self._inbox and scheduler.has_requests and not self._is_closing:
             return True  # the usual case between two steps, without the lock
-        with self._changed:
-            while not (self._inbox or scheduler.has_requests or self._is_closing):
-                self._changed.wait()
-            if self._is_closing:
-                return False
-            commands, self._inbox = self._inbox, deque()
+        while True:
+            with self._changed:
+                while not (self._inbox or scheduler.has_requests or self._is_closing):
+                    if not self._changed.wait(None if self._is_stored else _IDLE_S):
+                        break
+                else:
+                    if self._is_closing:
+                        return False
+                    commands, self._inbox = self._inbox, deque()
+                    break
+            self._is_stored = not self._store_one()
         now_s = time.monotonic()
         for command in commands:
             if isinstance(command, str):
@@ -242,8 +263,22 @@ class EngineCore:
                 scheduler.add(command, now_s)
         return True
 
+    def _store_one(self) -> bool:
+        """Put one cached prefix into a file, for the next process; False if there is none left, or no files."""
+        store = self._store
+        if store is None or not store.has_files:
+            return False
+        return store.write_one() or self._scheduler.kv_cache.store_idle()
+
+    def _prefill_s(self, num_tokens: int) -> float | None:
+        """Return what computing so many tokens of a prompt would take; None before the first step."""
+        most = min(num_tokens, self._info.max_batch_tokens)
+        seconds = self._cost_model.estimate_s(most)
+        return None if seconds is None else seconds * num_tokens / most
+
     def _step(self) -> None:
         scheduler = self._scheduler
+        self._is_stored = False
         begin_s = before_s = after_s = time.monotonic()
         output = scheduler.schedule(begin_s)
         while output.scheduled:
@@ -296,6 +331,14 @@ class EngineCore:
     def _shut_down(self) -> None:
         """Report the end of whatever is left, and close the runner, in the thread that owns it."""
         self._fail_accepted()
+        if self._store is not None:
+            deadline = time.monotonic() + _STORE_S
+            try:
+                while self._died_of is None and time.monotonic() < deadline and self._store_one():
+                    pass
+            except Exception:
+                _log.exception("cached prefixes could not all be kept")
+            self._store.close(_STORE_S)
         try:
             self._runner.close()
         except Exception:

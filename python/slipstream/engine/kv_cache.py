@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from slipstream.base.errors import SlipstreamError
 from slipstream.engine.prefix_tree import PrefixMatch, PrefixTree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slipstream.engine.prefix_store import PrefixStore, StoredPrefix
     from slipstream.engine.runner import ModelRunner
 
+    Stored = tuple[StoredPrefix, int]  # and how many of its tokens are wanted
+
+_log = logging.getLogger(__name__)
 # Without an empty sequence to share its prefix with, an idle one is cut and taken over if that loses so few tokens.
 _MAX_LOST = 16
 # Where nothing can be shared: at most this many lost for each one reused. A turn that drops the previous turn's
@@ -37,13 +43,22 @@ class KVCache:
 
     Everything but the numbers is for the engine thread.
 
+    What is evicted goes to the store of second tiers, where there is one, and comes back from there with `restore`.
+
     Args:
-        runner: Its `info`, `trim` and `copy_prefix` are used.
+        runner: Its `info`, `trim`, `copy_prefix`, `save_state` and `load_state` are used.
+        store: The second tiers.
+
+    Attributes:
+        num_evicted_tokens: That cached prefixes have lost to make room, so far.
+        num_restored_tokens: That came back from the store, so far.
     """
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: ModelRunner, store: PrefixStore | None = None) -> None:
         info = runner.info
         self._runner = runner
+        self._store = store
+        self.num_evicted_tokens = self.num_restored_tokens = 0
         self._num_kv_cells = info.num_kv_cells
         self._max_num_seqs = info.max_num_seqs
         self._can_trim = info.can_trim
@@ -112,6 +127,7 @@ class KVCache:
             if not self._idle:
                 return None
             seq_id = next(iter(self._idle))  # least recently used
+            self._give_up(seq_id)
             if self.can_share and seq_id not in match.owners:
                 self._runner.trim(seq_id, 0)
                 self._tree.truncate(seq_id, 0)
@@ -126,6 +142,81 @@ class KVCache:
             self._tree.truncate(seq_id, num_cached)
         self._make_live(seq_id, token_ids)
         return seq_id, num_cached
+
+    def find_stored(self, token_ids: Sequence[int], match: PrefixMatch) -> Stored | None:
+        """Find a prefix in the second tiers that is so much longer than `match` that it is worth bringing back."""
+        return self._store.find(token_ids, match.num_tokens) if self._store else None
+
+    def allocate_empty(self, token_ids: Sequence[int]) -> int:
+        """Make an empty sequence live for a new request; -1 if every sequence is live."""
+        if not self._empty:
+            if not self._idle:
+                return -1
+            seq_id = next(iter(self._idle))
+            del self._idle[seq_id]
+            self._give_up(seq_id)
+            self._drop(seq_id)
+        seq_id = self._empty.pop()
+        self._make_live(seq_id, token_ids)
+        return seq_id
+
+    def restore(self, seq_id: int, token_ids: Sequence[int], stored: Stored) -> int:
+        """Bring a stored prefix back into an empty live sequence.
+
+        Args:
+            seq_id: The sequence.
+            token_ids: What its request has to compute.
+            stored: What `find_stored(token_ids)` has just returned.
+
+        Returns:
+            Tokens it holds now; 0 if the state is gone or does not fit, or there is no room.
+        """
+        assert self._store is not None
+        entry, num_common = stored
+        num_tokens = len(entry.token_ids)
+        if self.make_room(num_tokens) < num_tokens:
+            return 0
+        state = self._store.read(entry)
+        if state is None:
+            return 0
+        try:
+            self._runner.load_state(seq_id, state)
+            is_loaded = num_common == num_tokens or self._runner.trim(seq_id, num_common)
+        except SlipstreamError as error:
+            _log.warning("a stored prefix of %d tokens cannot be restored: %s", num_tokens, error)
+            self._store.discard(entry)
+            is_loaded = False
+        if not is_loaded:
+            self._runner.trim(seq_id, 0)
+            return 0
+        self._tree.rename(seq_id, token_ids)
+        self._tree.extend(seq_id, num_common)
+        self.num_restored_tokens += num_common
+        return num_common
+
+    def store_idle(self) -> bool:
+        """Copy one cached prefix that is not stored yet to the second tiers; False if there is none."""
+        return any(self._keep(seq_id) for seq_id in self._idle)
+
+    def stash(self, seq_id: int) -> bool:
+        """Copy what a live sequence holds to the second tiers, before it is cleared; False if it is not worth it."""
+        return self._keep(seq_id)
+
+    def _keep(self, seq_id: int) -> bool:
+        """Copy a sequence to the second tiers, if there are any and it is worth it."""
+        if self._store is None:
+            return False
+        token_ids = self._tree.token_ids(seq_id)
+        try:
+            return self._store.put(token_ids, lambda: self._runner.save_state(seq_id, token_ids))
+        except SlipstreamError as error:
+            _log.warning("a prefix of %d tokens cannot be stored: %s", len(token_ids), error)
+            return False
+
+    def _give_up(self, seq_id: int) -> None:
+        """Note that a cached prefix is about to lose its cells."""
+        self.num_evicted_tokens += self._tree.num_tokens(seq_id)
+        self._keep(seq_id)
 
     def share(self, seq_id: int, match: PrefixMatch) -> int:
         """Let an empty live sequence hold what was found; return how many tokens that are.
@@ -184,6 +275,7 @@ class KVCache:
         for seq_id in self._idle:
             if self._tree.is_idle_in_part(seq_id):
                 del self._idle[seq_id]
+                self._give_up(seq_id)
                 self._drop(seq_id)
                 return True
         return False
@@ -207,6 +299,8 @@ class KVCache:
         assert not any(self._tree.num_tokens(seq_id) for seq_id in self._empty)
         assert self.num_free_cells >= 0
         self._tree.check_integrity()
+        if self._store is not None:
+            self._store.check_integrity()
 
     def idle_sequences(self) -> dict[int, list[int]]:
         """Return seq_id -> tokens of the cached prefixes, least recently used first. A copy, for tests."""

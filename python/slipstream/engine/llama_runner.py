@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -195,6 +196,19 @@ class LlamaRunner:
         max_rows = config.parallel + self.info.max_drafts
         return step_costs(self, key, model_bytes=self._model.size_bytes, max_rows=max_rows)
 
+    @property
+    def state_key(self) -> str:
+        """Names what saved states fit: this model, build and kind of KV cache."""
+        config = self._config
+        parts = (
+            self._model.fingerprint,
+            _core.build_info()["llama_cpp_commit"],
+            config.kv_type,
+            config.flash_attention,
+            self.info.can_trim,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
     # --- the ModelRunner protocol, on the engine thread --------------------------------------------------------
 
     def open_sequence(
@@ -226,6 +240,17 @@ class LlamaRunner:
             return False
         self._context.seq_cp(source, seq_id, 0, num_tokens)
         return True
+
+    def save_state(self, seq_id: int, token_ids: Sequence[int]) -> bytes:
+        """See ModelRunner."""
+        return self._context.state_save(seq_id, list(token_ids))
+
+    def load_state(self, seq_id: int, state: bytes) -> None:
+        """See ModelRunner."""
+        try:
+            self._context.state_load(state, seq_id)
+        finally:
+            forward_native_log()
 
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         """See ModelRunner."""

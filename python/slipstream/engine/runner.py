@@ -122,6 +122,20 @@ class ModelRunner(Protocol):
             False if this memory no longer holds all that going on from there needs; nothing has changed then.
         """
 
+    def save_state(self, seq_id: int, token_ids: Sequence[int]) -> bytes:
+        """Return what memory holds of `seq_id`, all of it, whose tokens are `token_ids`.
+
+        Raises:
+            StateError: it cannot be had.
+        """
+
+    def load_state(self, seq_id: int, state: bytes) -> None:
+        """Fill the empty sequence `seq_id` with what `save_state` has returned, in this process or another.
+
+        Raises:
+            StateError: it is of another model, build or kind of context, damaged, or there is no room.
+        """
+
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         """Compute one batch and sample.
 

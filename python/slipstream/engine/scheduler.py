@@ -14,10 +14,13 @@ from slipstream.engine.prefix_tree import num_common_tokens
 from slipstream.engine.request import NO_SEQUENCE, Request, RequestStatus, failure
 from slipstream.engine.runner import ScheduledSequence
 from slipstream.engine.speculator import Speculator
+from slipstream.engine.step_budget import share_tokens
 
 if TYPE_CHECKING:
     from slipstream.base.types import Event
     from slipstream.engine.cost_model import CostModel
+    from slipstream.engine.kv_cache import Stored
+    from slipstream.engine.prefix_store import PrefixStore
     from slipstream.engine.prefix_tree import PrefixMatch
     from slipstream.engine.runner import ModelRunner, StepResult
 
@@ -63,6 +66,7 @@ class Scheduler:
         max_num_running: Most requests that run at the same time; more wait.
         cost_model: What steps cost; without it nothing is drafted and chunks of prompts are as long as a step allows.
         step_target_s: While some requests decode, chunks of prompts are cut so that a step takes about this long.
+        store: Second tiers of the prefix cache.
 
     Attributes:
         kv_cache: The accounts of its memory.
@@ -70,6 +74,7 @@ class Scheduler:
         num_cached_tokens: Of those, found in the KV cache.
         num_output_tokens: Sampled so far.
         num_preemptions: So far.
+        num_swaps: Of those, how many left their state in the second tiers.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Scheduler:
         max_num_running: int | None = None,
         cost_model: CostModel | None = None,
         step_target_s: float | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         self._runner = runner
         self._max_batch_tokens = runner.info.max_batch_tokens
@@ -87,13 +93,12 @@ class Scheduler:
             self._max_batch_tokens,
             max_num_running or runner.info.max_num_seqs,
         )
-        self.kv_cache = KVCache(runner)
+        self.kv_cache = KVCache(runner, store)
         self.speculator = (
             Speculator(runner, cost_model) if cost_model and runner.info.max_drafts else None
         )
         self._cost_model = cost_model
         self._step_target_s = step_target_s
-        self._max_step_tokens = self._max_batch_tokens  # of the step being planned
         self._requests: dict[str, Request] = {}
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
@@ -103,7 +108,7 @@ class Scheduler:
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
         self.num_output_tokens = 0
-        self.num_preemptions = 0
+        self.num_preemptions = self.num_swaps = 0
 
     @property
     def num_running(self) -> int:
@@ -139,7 +144,7 @@ class Scheduler:
             self._finish(request, FinishReason.ABORT, now_s)
 
     def schedule(self, now_s: float) -> SchedulerOutput:
-        """Plan a step: a token of every request that is up to date, then prompts in order, then new requests.
+        """Plan a step: a token of every request that is up to date, then a fair share of every prompt, new ones too.
 
         Nothing is counted as computed before `update_from_output`, so a plan may be thrown away and made again.
 
@@ -161,11 +166,12 @@ class Scheduler:
             else:
                 behind.append(request)
         num_decodes = output.num_tokens = len(scheduled)
-        self._max_step_tokens = self._token_budget(num_decodes)
-        for request in behind:
-            self._schedule_chunk(output, request)
         if self._waiting:
-            self._admit(output, now_s)
+            behind += self._admit(now_s)
+        budget = self._token_budget(num_decodes) - num_decodes
+        missing = [len(request.token_ids) - request.num_computed_tokens for request in behind]
+        for request, num_tokens in zip(behind, share_tokens(missing, budget), strict=True):
+            self._schedule_chunk(output, request, num_tokens)
         if self.speculator and 0 < num_decodes == output.num_tokens:
             room = min(self.kv_cache.num_free_cells, self._max_batch_tokens) - num_decodes
             output.num_tokens += self.speculator.add_drafts(requests, scheduled, room)
@@ -312,10 +318,9 @@ class Scheduler:
                 return
             self._preempt_newest()
 
-    def _schedule_chunk(self, output: SchedulerOutput, request: Request) -> None:
-        """Add as much of what `request` has to compute as tokens and cells allow."""
+    def _schedule_chunk(self, output: SchedulerOutput, request: Request, num_tokens: int) -> None:
+        """Add as many of the next `num_tokens` of a request as there are cells for."""
         start, num_before = request.num_computed_tokens, output.num_tokens
-        num_tokens = min(len(request.token_ids) - start, self._max_step_tokens - num_before)
         num_tokens = min(num_tokens, self.kv_cache.make_room(num_before + num_tokens) - num_before)
         if num_tokens <= 0:
             return
@@ -327,32 +332,44 @@ class Scheduler:
         )
         output.num_tokens += num_tokens
 
-    def _admit(self, output: SchedulerOutput, now_s: float) -> None:
-        """Start waiting requests in order, as long as sequences, cells and tokens of this step last."""
-        running, waiting = self._running, self._waiting
+    def _admit(self, now_s: float) -> list[Request]:
+        """Start waiting requests in order, as long as sequences and cells last; return which."""
+        running, waiting, admitted = self._running, self._waiting, []
         if not running:
             self._is_admitting = True
         while waiting and self._is_admitting and len(running) < self.max_num_running:
-            if output.num_tokens >= self._max_step_tokens:
-                return
             request = waiting[0]
             promised = sum(len(r.token_ids) - r.num_computed_tokens for r in running)
             if not self.kv_cache.fits(promised + 2):
-                return  # whatever the prompt could share, one token and the one after it are its own
+                break  # whatever the prompt could share, one token and the one after it are its own
             match = self.kv_cache.find(request.token_ids)
             num_missing = len(request.token_ids) - match.num_live_cells
             if not self.kv_cache.fits(promised + num_missing + 1):
-                return
+                break
             if self._is_prefix_under_way(request, match.num_tokens):
-                return
-            if request.seq_id != NO_SEQUENCE:
-                request.num_computed_tokens = self.kv_cache.share(request.seq_id, match)
-            elif not self._open(request, match, now_s):
-                continue
+                break
+            stored = self.kv_cache.find_stored(request.token_ids, match)
+            if stored and not self.kv_cache.fits(promised + len(stored[0].token_ids) + 1):
+                stored = None
+            if request.seq_id == NO_SEQUENCE:
+                if not self._open(request, match, stored, now_s):
+                    continue
+            else:
+                request.num_computed_tokens = self._fill(request, match, stored)
             waiting.popleft()
             running.append(request)
+            admitted.append(request)
             request.status = RequestStatus.RUNNING
-            self._schedule_chunk(output, request)
+        return admitted
+
+    def _fill(self, request: Request, match: PrefixMatch, stored: Stored | None) -> int:
+        """Give the empty sequence of a request what there is of its tokens; return how many that are."""
+        kv_cache = self.kv_cache
+        num_tokens = kv_cache.restore(request.seq_id, request.token_ids, stored) if stored else 0
+        # What was found may have been evicted for what could then not be restored.
+        return num_tokens or kv_cache.share(
+            request.seq_id, kv_cache.find(request.token_ids) if stored else match
+        )
 
     def _is_prefix_under_way(self, request: Request, num_found: int) -> bool:
         """Tell whether a running request is about to compute much more of the prompt's prefix than was found."""
@@ -367,11 +384,17 @@ class Scheduler:
                     return True
         return False
 
-    def _open(self, request: Request, match: PrefixMatch, now_s: float) -> bool:
+    def _open(
+        self, request: Request, match: PrefixMatch, stored: Stored | None, now_s: float
+    ) -> bool:
         """Give a new request a sequence and a sampler; False if the sampler is refused, which ends the request."""
-        allocation = self.kv_cache.allocate(request.token_ids, match)
-        assert allocation is not None, "fewer requests than sequences hold one"
-        request.seq_id, num_cached = allocation
+        if stored:
+            request.seq_id = self.kv_cache.allocate_empty(request.token_ids)
+            num_cached = self._fill(request, match, stored)
+        else:
+            allocation = self.kv_cache.allocate(request.token_ids, match)
+            assert allocation is not None, "fewer requests than sequences hold one"
+            request.seq_id, num_cached = allocation
         request.num_computed_tokens = request.num_cached_tokens = num_cached
         request.first_step_s = now_s
         try:
@@ -388,9 +411,10 @@ class Scheduler:
         return True
 
     def _preempt_newest(self) -> None:
-        """Take the cells of the newest running request; it computes its tokens again when its turn comes."""
+        """Take the cells of the newest running request; it gets its state back, or computes it, when its turn comes."""
         assert len(self._running) > 1, "a request alone fits"
         request = self._running.pop()
+        self.num_swaps += self.kv_cache.stash(request.seq_id)
         self.kv_cache.clear(request.seq_id)
         request.num_computed_tokens = 0
         request.status = RequestStatus.PREEMPTED

@@ -14,6 +14,8 @@ class EngineStats(msgspec.Struct, kw_only=True):
         num_kv_cells: Tokens the KV cache can hold.
         num_live_cells: Of those, held by requests.
         num_cached_cells: Of those, held by cached prefixes; given up when needed.
+        num_stored_bytes: Prefixes in host memory, of sequences that lost their cells.
+        num_file_bytes: Prefixes in files.
         num_steps_total: Steps computed.
         prompt_tokens_total: Prompt tokens of admitted requests.
         cached_prompt_tokens_total: Of those, found in the KV cache.
@@ -23,6 +25,11 @@ class EngineStats(msgspec.Struct, kw_only=True):
         accepted_tokens_total: Of those, were what the model said.
         draft_s_total: Seconds spent in the draft model.
         preemptions_total: Requests that lost their cells to older ones for a while.
+        swaps_total: Of those, how many left their state in host memory or files.
+        evicted_tokens_total: Tokens of cached prefixes that lost their cells.
+        restored_tokens_total: Tokens that came back from host memory or files.
+        host_hits_total: Prefixes restored from host memory.
+        file_hits_total: Prefixes restored from files.
         failed_steps_total: Steps that ended in an error other than missing room.
         step_s_total: Seconds spent in the runner.
         schedule_s_total: Seconds spent around both: planning, accounting, handing out events.
@@ -36,6 +43,8 @@ class EngineStats(msgspec.Struct, kw_only=True):
     num_kv_cells: int
     num_live_cells: int
     num_cached_cells: int
+    num_stored_bytes: int
+    num_file_bytes: int
     num_steps_total: int
     prompt_tokens_total: int
     cached_prompt_tokens_total: int
@@ -45,6 +54,11 @@ class EngineStats(msgspec.Struct, kw_only=True):
     accepted_tokens_total: int
     draft_s_total: float
     preemptions_total: int
+    swaps_total: int
+    evicted_tokens_total: int
+    restored_tokens_total: int
+    host_hits_total: int
+    file_hits_total: int
     failed_steps_total: int
     step_s_total: float
     schedule_s_total: float

@@ -16,6 +16,8 @@ import msgspec
 from slipstream.base.errors import ClosedError, InvalidRequestError, QueueFullError
 from slipstream.base.types import FinishReason, ModelInstanceInfo, OutputDelta, RequestFailed, Usage
 from slipstream.engine.core import EngineCore
+from slipstream.engine.prefix_files import PrefixFiles
+from slipstream.engine.prefix_store import PrefixStore
 from slipstream.engine.request import Request, failure
 from slipstream.engine.runner import ModelRunner
 from slipstream.models.gguf import check_model_file
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 
     from slipstream.base.load_config import LoadConfig
     from slipstream.base.types import Event, GenerationSpec
+    from slipstream.engine.llama_runner import LlamaRunner
     from slipstream.engine.stats import EngineStats
+
+    StoreMaker = Callable[[Callable[[int], float | None]], PrefixStore]
 
 _log = logging.getLogger(__name__)
 _PROMPT_JOIN_S = 1.0
@@ -65,6 +70,7 @@ class EngineHost:
         chosen: Prompt format for chats.
         info: What `info` returns.
         step_costs: (tokens, seconds) of steps measured beforehand.
+        make_store: Makes the second tiers of the prefix cache; see EngineCore.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class EngineHost:
         chosen: ChosenFormat,
         info: ModelInstanceInfo,
         step_costs: Sequence[tuple[int, float]] = (),
+        make_store: StoreMaker | None = None,
     ) -> None:
         self._info = info
         self._tokenizer: Tokenizer = runner
@@ -84,6 +91,7 @@ class EngineHost:
             max_num_running=info.parallel,
             step_costs=step_costs,
             step_target_s=info.step_target_ms / 1000,
+            make_store=make_store,
         )
         self._lock = threading.Lock()
         self._records: dict[str, _Record] = {}
@@ -137,7 +145,7 @@ class EngineHost:
                 load_s=time.monotonic() - begin_s,
                 pid=os.getpid(),
             )
-            return cls(runner, chosen, info, costs)
+            return cls(runner, chosen, info, costs, store_maker(runner, config))
         except BaseException:
             runner.close()
             raise
@@ -290,3 +298,29 @@ def _deliver(sink: Callable[[list[Event]], None], events: list[Event]) -> None:
         Exception
     ):  # the edge of a caller: its fault must not cost the other requests their events
         _log.exception("a sink failed; %d of its events are lost", len(events))
+
+
+def store_maker(runner: LlamaRunner, config: LoadConfig) -> StoreMaker | None:
+    """Return what makes the second tiers of a model's prefix cache, None if the config wants none.
+
+    A folder that cannot be used costs the files only, with a warning.
+    """
+    if not config.prompt_cache_mib:
+        return None
+    files = None
+    if config.prompt_cache is not None:
+        folder = Path(config.prompt_cache).expanduser() / runner.state_key
+        try:
+            files = PrefixFiles(folder, config.prompt_cache_disk_mib << 20)
+        except OSError as error:
+            _log.warning("prefixes are not kept in %s: %s", folder, error)
+
+    def make(recompute_s: Callable[[int], float | None]) -> PrefixStore:
+        return PrefixStore(
+            config.prompt_cache_mib << 20,
+            files,
+            can_trim=runner.info.can_trim,
+            recompute_s=recompute_s,
+        )
+
+    return make

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from slipstream.base.errors import ComputeError, NoKVSlotError
+from slipstream.base.errors import ComputeError, NoKVSlotError, StateError
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import FinishReason, RequestFailed
 from slipstream.engine.cost_model import CostModel
+from slipstream.engine.prefix_files import PrefixFiles
+from slipstream.engine.prefix_store import PrefixStore
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.runner import RunnerInfo
 from slipstream.engine.scheduler import Scheduler
@@ -34,6 +36,9 @@ def random_info(rng):
         num_vocab=len(VOCAB),
         can_share=can_trim and rng.random() < 0.7,
         max_drafts=rng.choice([0, 4, 16]) if can_trim else 0,
+        has_ngrams=rng.random() < 0.7,
+        has_draft_model=rng.random() < 0.5,
+        draft_cost_ratio=0.01,
     )
 
 
@@ -64,10 +69,12 @@ def random_request(rng, index, limit):
 class Run:
     """A scheduler on a fake runner with every check after every operation."""
 
-    def __init__(self, info, max_num_running=None):
+    def __init__(self, info, max_num_running=None, store=None):
         self.runner = FakeRunner(info)
         num_running = max_num_running or info.max_num_seqs
-        self.scheduler = Scheduler(self.runner, max_num_running=num_running, cost_model=free_rows())
+        self.scheduler = Scheduler(
+            self.runner, max_num_running=num_running, cost_model=free_rows(), store=store
+        )
         self.requests = {}
         self.events = []
         self.now_s = 1.0
@@ -145,7 +152,17 @@ def alone(info, arguments):
     return run.outcome(arguments[0])
 
 
-def play(rng, run, todo, *, abort=0.0, compute_error=0.0, no_slot=0.0):
+def small_store(info, folder=None, max_bytes=1200):
+    """Second tiers in which everything is worth keeping, and which are soon full."""
+    files = PrefixFiles(folder, 2000) if folder else None
+    return PrefixStore(
+        max_bytes, files, can_trim=info.can_trim, recompute_s=lambda n: 1e3 * n, least_tokens=3
+    )
+
+
+def play(
+    rng, run, todo, *, abort=0.0, compute_error=0.0, no_slot=0.0, draft_error=0.0, state_error=0.0
+):
     """Feed the requests in bursts, with random faults, until all have ended; the ids of those meddled with."""
     touched = set()
     todo = list(reversed(todo))
@@ -157,6 +174,10 @@ def play(rng, run, todo, *, abort=0.0, compute_error=0.0, no_slot=0.0):
             touched.update(request.request_id for request in output.requests)
         elif run.scheduler.num_running > 1 and rng.random() < no_slot:
             run.runner.errors.append(NoKVSlotError("made up"))
+        if rng.random() < draft_error:
+            run.runner.draft_errors.append(ComputeError("made up"))
+        if rng.random() < state_error:
+            run.runner.state_errors.append(StateError("made up"))
 
     run.meddle = meddle
     while todo or run.scheduler.has_requests:
@@ -237,6 +258,77 @@ def test_a_runner_that_now_and_then_finds_no_room_changes_no_output(seed):
     touched = play(rng, run, todo, no_slot=0.1)
     assert not touched
     check_outcomes(run, info, todo, touched)
+
+
+@pytest.mark.parametrize("with_files", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_second_tiers_and_faults_of_theirs_and_of_drafts_change_no_output(
+    seed, with_files, tmp_path
+):
+    rng = random.Random(400 + seed)
+    info = random_info(rng)
+    limit = min(info.max_sequence_length, info.num_kv_cells)
+    todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
+    store = small_store(info, tmp_path if with_files else None)
+    run = Run(info, rng.randint(1, info.max_num_seqs), store)
+    touched = play(
+        rng,
+        run,
+        todo,
+        abort=0.05,
+        no_slot=0.05,
+        compute_error=0.01,
+        draft_error=0.02,
+        state_error=0.02,
+    )
+    while store.write_one() or run.scheduler.kv_cache.store_idle():
+        run.check()
+    store.close(5)
+    check_outcomes(run, info, todo, touched)
+
+
+def test_the_runs_above_reach_both_tiers_and_swaps(tmp_path):
+    rng = random.Random(7)
+    info = RunnerInfo(60, 4, 8, 50, True, len(VOCAB), can_share=True)
+    store = small_store(info, tmp_path, 600)
+    run = Run(info, store=store)
+    play(rng, run, [random_request(rng, index, 50) for index in range(NUM_REQUESTS)])
+    assert run.scheduler.num_swaps > 0
+    assert store.num_host_hits > 0
+    assert store.num_file_hits > 0
+    assert run.scheduler.kv_cache.num_restored_tokens > 0
+    store.close(5)
+
+
+def test_an_engine_that_dies_in_the_middle_ends_every_request_once():
+    rng = random.Random(8)
+    info = RunnerInfo(60, 4, 8, 50, True, len(VOCAB), can_share=True, max_drafts=4)
+    run = Run(info, store=small_store(info))
+    todo = [random_request(rng, index, 50) for index in range(40)]
+    for arguments in todo:
+        run.add(*arguments)
+    for _ in range(15):
+        run.step()
+    run.scheduler.fail_all(ComputeError("the end"))
+    run.check()
+    assert not run.scheduler.has_requests
+    assert Counter(e.request_id for e in run.events if is_terminal(e)) == Counter(
+        request_id for request_id, _, _ in todo
+    )
+
+
+def test_nobody_starves_on_a_context_that_holds_six_of_two_hundred():
+    rng = random.Random(9)
+    info = RunnerInfo(6 * 40, 8, 32, 40, True, len(VOCAB), can_share=True)
+    run = Run(info)
+    for index in range(200):
+        prompt = [rng.randrange(100) for _ in range(20)]
+        run.add(f"r{index}", prompt, SamplingParams(max_tokens=19, ignore_eos=True))
+    while run.scheduler.has_requests:
+        run.step()
+    waits = [r.first_step_s - r.arrival_s for r in run.requests.values()]
+    assert max(waits) <= 3 * sum(waits) / len(waits)
+    assert all(len(r.output_token_ids) == 19 for r in run.requests.values())
 
 
 @pytest.mark.parametrize("can_share", [False, True])

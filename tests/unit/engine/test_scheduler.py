@@ -131,14 +131,24 @@ def test_running_requests_go_on_in_every_step_of_a_long_prompt():
     assert len(engine.token_ids("a")) == 6
 
 
-def test_prompts_are_computed_in_order_of_arrival():
+def test_short_prompts_go_first_and_the_oldest_gets_a_quarter_whatever_its_length():
     engine = Engine(endless)
     engine.add("a", range(20))
     engine.add("b", range(30, 40))
     engine.add("c", range(50, 54))
-    assert engine.step() == {0: 16}
-    assert engine.step() == {0: 4, 1: 10, 2: 2}
-    assert engine.step() == {0: 1, 1: 1, 2: 2}
+    assert engine.step() == {0: 4, 1: 8, 2: 4}
+    assert engine.step() == {0: 13, 1: 2, 2: 1}
+    assert engine.step() == {0: 3, 1: 1, 2: 1}
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one():
+    engine = Engine(endless, max_sequence_length=120)
+    engine.add("long", range(100))
+    engine.step()
+    engine.add("short", range(200, 208))
+    engine.step()
+    assert len(engine.token_ids("short")) == 1
+    assert not engine.token_ids("long")
 
 
 def test_requests_beyond_the_sequences_wait_for_one():
