@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from slipstream.base.errors import InvalidRequestError, TemplateError
+from slipstream.base.errors import InvalidRequestError, TemplateError, UnsupportedError
+from slipstream.base.types import Reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +97,20 @@ def choose_format(tokenizer: Tokenizer, config: LoadConfig) -> ChosenFormat:
     return ChosenFormat(ChatTemplate(CHATML, bos, eos), "fallback", (_CHATML_END,))
 
 
+def _refuse_unserved(spec: GenerationSpec) -> None:
+    """Refuse what the types have words for and nothing serves yet; each entry goes with the feature that serves it."""
+    unserved = {
+        "tools": spec.parse_output and spec.tools,
+        "reasoning": spec.reasoning != Reasoning(),
+        "output_format": spec.output_format is not None,
+        "context_overflow": spec.context_overflow != "error",
+    }
+    for param, is_asked in unserved.items():
+        if is_asked:
+            message = f"{param} is not supported yet; leave it out"
+            raise UnsupportedError(message, param=param)
+
+
 class PromptBuilder:
     """Makes prompts for one model. Safe from any thread.
 
@@ -112,9 +127,11 @@ class PromptBuilder:
         """Return the prompt of a spec. Linear in its length; the range of given token ids is the engine's to check.
 
         Raises:
+            UnsupportedError: it asks for something no part of the engine does yet.
             InvalidRequestError: not exactly one form of prompt, or an empty one and the model has no BOS token.
             TemplateError: the template refuses the messages.
         """
+        _refuse_unserved(spec)
         forms = (spec.messages, spec.prompt, spec.prompt_token_ids)
         if sum(form is not None for form in forms) != 1:
             message = "give exactly one of messages, prompt and prompt_token_ids"
