@@ -18,7 +18,7 @@ CLIENTS   := openai
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: run test test-unit test-clients lint build demo peers bench clean distclean help
+.PHONY: run test test-unit test-clients lint build demo peers bench bench-serve clean distclean help
 
 run: build demo  ## build, bring the demo model, serve it on http://127.0.0.1:1234
 	@$(BIN)/slipstream serve demo --host $(HOST) --port $(PORT) $(ARGS)
@@ -67,6 +67,9 @@ bench: build demo peers  ## run the benchmarks (minutes; close other programs): 
 	@$(BIN)/python bench/bench_scheduler.py
 	@$(BIN)/python bench/bench_engine.py $(ARGS) \
 	  "$(or $(MODEL),$$($(BIN)/python -c 'from slipstream.base import config; print(config.demo_model_path())'))"
+
+bench-serve: build demo peers  ## compare with llama-server over HTTP (25 minutes): make bench-serve MODEL=path.gguf
+	@$(BIN)/python bench/serve_vs_llama_server.py $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 clean:  ## remove what was built
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

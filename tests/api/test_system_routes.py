@@ -87,6 +87,8 @@ def test_metrics_show_every_figure_of_an_engine(client: TestClient, manager: Fak
     for name, value in values.items():
         full_name = f"slipstream_engine_{name.removeprefix('num_')}[('model', '{MODEL}')]"
         assert samples[full_name] == value
+    told = client.get("/metrics").text
+    assert "# HELP slipstream_engine_running Requests that take part in steps" in told
 
 
 def test_index_names_every_endpoint(client: TestClient) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from slipstream.base.types import Usage
+from slipstream.engine.stats import EngineStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from slipstream.base.types import OutputDelta
-    from slipstream.engine.stats import EngineStats
     from slipstream.runtime.model_manager import ModelStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -154,6 +156,7 @@ class _Scrape(Collector):
     def _engine_families(self) -> Iterator[Metric]:
         """Yield one family for each number of EngineStats, under its own name."""
         families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        descriptions = _descriptions()
         for key, stats in self.engines.items():
             for field in msgspec.structs.fields(stats):
                 value = getattr(stats, field.name)
@@ -166,8 +169,14 @@ class _Scrape(Collector):
                     name = (
                         f"{_PREFIX}engine_{field.name.removeprefix('num_').removesuffix('_total')}"
                     )
-                    families[field.name] = kind(
-                        name, f"{field.name} of the engine", labels=["model"]
-                    )
+                    help_text = descriptions.get(field.name, f"{field.name} of the engine")
+                    families[field.name] = kind(name, help_text, labels=["model"])
                 families[field.name].add_metric([key], value)
         yield from families.values()
+
+
+@cache
+def _descriptions() -> dict[str, str]:
+    """Return what the docstring of EngineStats says of each figure; nothing where Python runs without docstrings."""
+    lines = re.findall(r"^    +(\w+): (.+)$", EngineStats.__doc__ or "", re.MULTILINE)
+    return {name: text.rstrip(".") for name, text in lines}
