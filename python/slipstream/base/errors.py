@@ -23,6 +23,7 @@ SlipstreamError
 ├── ContextBusyError                     two threads in one context
 ├── QueueFullError                       more waiting requests than the configured limit
 ├── EngineDiedError                      the engine process ended; the model is reloaded on the next request
+├── DownloadError                        a model cannot be fetched: no network, refused, damaged on the way
 ├── StoreError                           what was to be kept on disk cannot be (disk full, no permission)
 └── ServerError                          the server cannot start or cannot be reached
 """
@@ -139,6 +140,10 @@ class QueueFullError(SlipstreamError):
 
 class EngineDiedError(SlipstreamError):
     """The engine process ended in the middle of a request; the next request reloads the model."""
+
+
+class DownloadError(SlipstreamError):
+    """A model cannot be fetched: the hub cannot be reached or refuses, or what came is not what it promised."""
 
 
 class StoreError(SlipstreamError):
