@@ -87,8 +87,12 @@ def test_a_server_that_dies_under_load_fails_requests_not_the_run(tmp_path):
         async def run():
             async with Client(Target(url=server.url, timeout_s=30)) as client:
                 workload = make_workload("short", num=40, max_tokens=200)
-                task = asyncio.create_task(run_workload(client, workload, Load(concurrency=4)))
-                await asyncio.sleep(0.2)
+                one_is_done = asyncio.Event()
+                load = Load(concurrency=4)
+                task = asyncio.create_task(
+                    run_workload(client, workload, load, progress=lambda _: one_is_done.set())
+                )
+                await one_is_done.wait()
                 server.signal(9)
                 return await task
 
