@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include "ahead.h"
 #include "decode.h"
 
 namespace slipstream::kernels {
@@ -73,7 +74,7 @@ IntVector start(const int32_t & minus_sum) {
 
 // Adds n_blocks of 32 columns to the sums of n_rows activation rows.
 template <typename T, int n_rows>
-void tile(const Panel & panel, int n_blocks, const Activations * activations, float * sums) {
+void tile(const Panel & panel, int n_blocks, const Activations * activations, float * sums, Ahead & ahead) {
     FloatVector acc[n_rows];
     const int8_t * q[n_rows];
 #pragma GCC unroll 8
@@ -83,6 +84,7 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
     }
     for (int b = 0; b < n_blocks; b++) {
         IntVector n[n_rows];
+        ahead.some();
         if constexpr (T::sub_block == 32) {
 #pragma GCC unroll 8
             for (int r = 0; r < n_rows; r++) {
@@ -123,12 +125,13 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
 }
 
 template <typename T, int n = kRowTile>
-void tiles(const Panel & panel, int n_blocks, const Activations * activations, int64_t n_rows, float * sums) {
+void tiles(const Panel & panel, int n_blocks, const Activations * activations, int64_t n_rows, float * sums,
+           Ahead & ahead) {
     for (; n_rows >= n; n_rows -= n, activations += n, sums += n * kPanelRows) {
-        tile<T, n>(panel, n_blocks, activations, sums);
+        tile<T, n>(panel, n_blocks, activations, sums, ahead);
     }
     if constexpr (n > 1) {
-        tiles<T, n - 1>(panel, n_blocks, activations, n_rows, sums);
+        tiles<T, n - 1>(panel, n_blocks, activations, n_rows, sums, ahead);
     }
 }
 
@@ -136,9 +139,10 @@ template <typename T>
 struct PanelRows {
     const uint8_t * rows[kPanelRows / kHalf][kHalf];
 
-    void decode(int n_blocks, Panel & panel) {
+    void decode(int n_blocks, Panel & panel, Ahead & ahead) {
         for (int b = 0; b < n_blocks; b += T::columns / 32) {
             for (int half = 0; half < kPanelRows / kHalf; half++) {
+                ahead.some();
                 T::decode(rows[half], half, b, panel);
                 for (int i = 0; i < kHalf; i++) {
                     rows[half][i] += sizeof(typename T::Block);
@@ -148,8 +152,18 @@ struct PanelRows {
     }
 };
 
+// The next panel, if it is this thread's, too, as far as chunk c of this one goes.
+Ahead next_panel(const Product & p, int64_t panel, int64_t last_panel, int64_t c, int n_calls) {
+    const size_t bytes = kPanelRows * p.weight_stride;
+    const char * next = reinterpret_cast<const char *>(p.weights + (panel + 1) * bytes);
+    const bool is_whole = panel + 1 < last_panel && (panel + 2) * kPanelRows <= p.n_weights;
+    const int64_t n_chunk = n_chunks(p.n_columns);
+    return {next + bytes * c / n_chunk, next + bytes * (is_whole ? c + 1 : c) / n_chunk, n_calls};
+}
+
 template <typename T>
-void multiply_panel(const Product & p, int64_t panel_index, int64_t first_row, int64_t n_rows) {
+void multiply_panel(const Product & p, int64_t panel_index, int64_t last_panel, int64_t first_row,
+                    int64_t n_rows) {
     alignas(64) float sums[kMaxRows * kPanelRows];
     Panel panel;
     const int64_t first = panel_index * kPanelRows;
@@ -159,22 +173,14 @@ void multiply_panel(const Product & p, int64_t panel_index, int64_t first_row, i
         // Rows past the end are decoded as copies of the last, and not written.
         source.rows[i / kHalf][i % kHalf] = p.weights + (first + std::min(i, n_valid - 1)) * p.weight_stride;
     }
-    // Reading a panel is 16 short streams, which hardware prefetchers follow badly; the next panel is one long one.
-    const size_t panel_bytes = kPanelRows * p.weight_stride;
-    const char * next = reinterpret_cast<const char *>(p.weights + (first + kPanelRows) * p.weight_stride);
-    const bool has_next = first + 2 * kPanelRows <= p.n_weights;
     const int64_t n_chunk = n_chunks(p.n_columns);
     std::fill_n(sums, n_rows * kPanelRows, 0.0f);
     for (int64_t c = 0; c < n_chunk; c++) {
         const int n_blocks = static_cast<int>(std::min<int64_t>(kChunk, p.n_columns - c * kChunk) / 32);
-        if (has_next) {
-            for (size_t at = panel_bytes * c / n_chunk & ~size_t{63}; at < panel_bytes * (c + 1) / n_chunk;
-                 at += 64) {
-                _mm_prefetch(next + at, _MM_HINT_T1);
-            }
-        }
-        source.decode(n_blocks, panel);
-        tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows, sums);
+        const int n_decodes = (n_blocks * 32 + T::columns - 1) / T::columns * (kPanelRows / kHalf);
+        Ahead ahead = next_panel(p, panel_index, last_panel, c, n_decodes + n_blocks);
+        source.decode(n_blocks, panel, ahead);
+        tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows, sums, ahead);
     }
     for (int64_t r = 0; r < n_rows; r++) {
         float * out =
@@ -185,9 +191,13 @@ void multiply_panel(const Product & p, int64_t panel_index, int64_t first_row, i
 
 template <typename T>
 void multiply_as(const Product & p, int64_t first_panel, int64_t last_panel) {
+    const char * begin =
+        reinterpret_cast<const char *>(p.weights + first_panel * kPanelRows * p.weight_stride);
+    const int64_t n_first = std::min<int64_t>(kPanelRows, p.n_weights - first_panel * kPanelRows);
+    Ahead(begin, begin + (last_panel > first_panel ? n_first * p.weight_stride : 0), 1).some();
     for (int64_t row = 0; row < p.n_rows; row += kMaxRows) {
         for (int64_t panel = first_panel; panel < last_panel; panel++) {
-            multiply_panel<T>(p, panel, row, std::min(kMaxRows, p.n_rows - row));
+            multiply_panel<T>(p, panel, last_panel, row, std::min(kMaxRows, p.n_rows - row));
         }
     }
 }
