@@ -43,10 +43,12 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         flash_attention: None lets llama.cpp decide.
         kv_type: Element type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
         mmap: Map the file into memory rather than read it.
-        repack: Let ggml re-arrange weights for this CPU (a copy, faster single-token decode of some types).
+        repack: Let ggml re-arrange weights for this CPU: a copy of them, quicker for one token at a time of some types,
+            slower for several. None does so where one request runs at a time.
         chat_template: Jinja text that replaces the model's own template.
         step_target_ms: While some requests stream, prompts of others are computed in pieces so that a step takes about
-            this long and the streams keep flowing; 0 computes prompts in the largest pieces.
+            this long and the streams keep flowing, up to four times as long where pieces of 128 tokens need that; 0
+            computes prompts in the largest pieces.
         speculation: Where drafts come from, which are verified in the batch as far as that pays by measured step
             costs: `ngram` from a request's own text, `draft` from the draft model, `auto` from both, `off` none.
         draft_model: A smaller model of the same vocabulary that guesses ahead; None for none.
@@ -75,7 +77,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     flash_attention: bool | None = None
     kv_type: str = "f16"
     mmap: bool = True
-    repack: bool = True
+    repack: bool | None = None
     chat_template: str | None = None
     role_affixes: dict[str, tuple[str, str]] | None = None
     step_target_ms: int = 200
@@ -99,6 +101,11 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.speculation == "draft" and self.draft_model is None:
             message = "speculation is 'draft', which needs draft_model"
             raise InvalidRequestError(message, param="speculation")
+
+    @property
+    def is_repacked(self) -> bool:
+        """What `repack` comes to."""
+        return self.parallel == 1 if self.repack is None else self.repack
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -112,6 +112,13 @@ def serve(
         int,
         typer.Option(metavar="MIB", min=1, max=2**30, help="Most of the folder for each model."),
     ] = 4096,
+    repack: Annotated[
+        bool | None,
+        typer.Option(
+            help="Re-arrange weights for this CPU: a copy, quicker for one request at a time of some types, slower "
+            "for several. Default: with --parallel 1.",
+        ),
+    ] = None,
     cors: Annotated[
         list[str] | None,
         typer.Option(
@@ -157,6 +164,7 @@ def serve(
         prompt_cache=prompt_cache,
         prompt_cache_mib=prompt_cache_ram,
         prompt_cache_disk_mib=prompt_cache_disk,
+        repack=repack,
     )
     served = served_models(models or ["demo"], config)
     manager = ModelManager(served)

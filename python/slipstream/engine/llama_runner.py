@@ -116,7 +116,7 @@ class LlamaRunner:
                 config.draft_model,
                 gpu_layers=config.gpu_layers,
                 mmap=config.mmap,
-                repack=config.repack,
+                repack=config.is_repacked,
             )
             check_memories(self._model, model)
             vocab_map = _core.VocabMap(self._model, model)
@@ -168,7 +168,7 @@ class LlamaRunner:
                 path,
                 gpu_layers=config.gpu_layers,
                 mmap=config.mmap,
-                repack=config.repack,
+                repack=config.is_repacked,
                 progress=progress,
             )
         finally:
@@ -187,7 +187,7 @@ class LlamaRunner:
             "build": _core.build_info(),
             "threads": context.n_threads,
             "gpu_layers": config.gpu_layers,
-            "repack": config.repack,
+            "repack": config.is_repacked,
             "flash_attention": config.flash_attention,
             "kv_type": config.kv_type,
             "context": (context.n_ctx, context.n_batch, context.n_seq_max, config.parallel),

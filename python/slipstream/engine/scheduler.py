@@ -14,7 +14,7 @@ from slipstream.engine.prefix_tree import num_common_tokens
 from slipstream.engine.request import NO_SEQUENCE, Request, RequestStatus, failure
 from slipstream.engine.runner import ScheduledSequence
 from slipstream.engine.speculator import Speculator
-from slipstream.engine.step_budget import share_tokens
+from slipstream.engine.step_budget import share_tokens, step_tokens
 
 if TYPE_CHECKING:
     from slipstream.base.types import Event
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # A new request waits for a running one to compute at least so many tokens of the prefix they have in common.
 _WORTH_WAITING = 32
-# Prompts go on by at least so many tokens a step, whatever it costs: fewer rows use the matrix kernels badly.
-_LEAST_CHUNK = 32
 
 
 @dataclass(slots=True)
@@ -65,7 +63,7 @@ class Scheduler:
         runner: Its `info`, `trim`, `open_sequence` and `close_sequence` are used here, `step` is not.
         max_num_running: Most requests that run at the same time; more wait.
         cost_model: What steps cost; without it nothing is drafted and chunks of prompts are as long as a step allows.
-        step_target_s: While some requests decode, chunks of prompts are cut so that a step takes about this long.
+        step_target_s: While some requests decode, see `step_tokens`.
         store: Second tiers of the prefix cache.
 
     Attributes:
@@ -168,7 +166,8 @@ class Scheduler:
         num_decodes = output.num_tokens = len(scheduled)
         if self._waiting:
             behind += self._admit(now_s)
-        budget = self._token_budget(num_decodes) - num_decodes
+        most = self._max_batch_tokens
+        budget = step_tokens(num_decodes, most, self._cost_model, self._step_target_s) - num_decodes
         missing = [len(request.token_ids) - request.num_computed_tokens for request in behind]
         for request, num_tokens in zip(behind, share_tokens(missing, budget), strict=True):
             self._schedule_chunk(output, request, num_tokens)
@@ -300,15 +299,6 @@ class Scheduler:
         live = {request.seq_id: request.num_computed_tokens for request in holders}
         assert len(live) == len(holders)
         self.kv_cache.check_integrity(live)
-
-    def _token_budget(self, num_decodes: int) -> int:
-        """Return the most tokens of a step: as many as fit when nobody waits for a next token, else by the target."""
-        if not num_decodes or not self._cost_model or not self._step_target_s:
-            return self._max_batch_tokens
-        affordable = self._cost_model.num_tokens_within(self._step_target_s)
-        if affordable is None:
-            return self._max_batch_tokens
-        return min(self._max_batch_tokens, max(affordable, num_decodes + _LEAST_CHUNK))
 
     def _secure_decodes(self) -> None:
         """Get a cell for each request that needs just one, by eviction, then by preempting the newest."""

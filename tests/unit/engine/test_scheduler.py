@@ -593,7 +593,7 @@ def prefill_chunks(cost_model, step_target_s):
 
 
 def test_prompts_are_cut_to_the_step_target_while_others_decode():
-    assert prefill_chunks(costs_of(0.01), 0.5) == [49, 49, 49, 3]
+    assert prefill_chunks(costs_of(0.01), 0.125) == [49, 49, 49, 3]
     assert prefill_chunks(costs_of(0.01), 10.0) == [63, 63, 24]
     assert prefill_chunks(costs_of(0.01), None) == [63, 63, 24]
     assert prefill_chunks(None, 0.5) == [63, 63, 24]
