@@ -19,10 +19,6 @@ struct alignas(64) Panel {
 constexpr int kHalf = 8; // rows decoded together: the 32-bit lanes of a 256-bit vector
 using Rows = const uint8_t * [kHalf];
 
-inline __m128i load128(const void * p) {
-    return _mm_loadu_si128(static_cast<const __m128i *>(p));
-}
-
 // 16 bytes of 8 rows into 4 vectors: lane i of out[k] holds bytes 4 k … 4 k + 3 of row i.
 inline void transpose16(const Rows & rows, size_t offset, __m256i * out) {
     __m256i a[4];

@@ -13,6 +13,7 @@
 
 #include "ahead.h"
 #include "decode.h"
+#include "one_row.h"
 
 namespace slipstream::kernels {
 inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
@@ -162,12 +163,30 @@ Ahead next_panel(const Product & p, int64_t panel, int64_t last_panel, int64_t c
 }
 
 template <typename T>
+void multiply_one_row(const Product & p, int64_t panel_index, int64_t last_panel, int64_t row) {
+    alignas(64) float sums[kPanelRows] = {};
+    RowBytes bytes{p.weights + panel_index * kPanelRows * p.weight_stride, p.weight_stride};
+    for (int64_t c = 0; c < n_chunks(p.n_columns); c++, bytes.begin += sizeof(typename T::Block)) {
+        Ahead ahead = next_panel(p, panel_index, last_panel, c, OneRow<T>::n_calls);
+        OneRow<T>::dot(bytes, p.activations[c * p.chunk_stride + row], sums, ahead);
+    }
+    float * out = reinterpret_cast<float *>(reinterpret_cast<char *>(p.out) + row * p.out_stride);
+    std::copy_n(sums, kPanelRows, out + panel_index * kPanelRows);
+}
+
+template <typename T>
 void multiply_panel(const Product & p, int64_t panel_index, int64_t last_panel, int64_t first_row,
                     int64_t n_rows) {
     alignas(64) float sums[kMaxRows * kPanelRows];
-    Panel panel;
     const int64_t first = panel_index * kPanelRows;
     const int64_t n_valid = std::min<int64_t>(kPanelRows, p.n_weights - first);
+    if constexpr (OneRow<T>::exists) {
+        if (n_rows == 1 && n_valid == kPanelRows) {
+            multiply_one_row<T>(p, panel_index, last_panel, first_row);
+            return;
+        }
+    }
+    Panel panel;
     PanelRows<T> source;
     for (int64_t i = 0; i < kPanelRows; i++) {
         // Rows past the end are decoded as copies of the last, and not written.

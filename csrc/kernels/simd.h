@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -19,6 +20,10 @@ inline int32_t read32(const void * p) {
     int32_t v;
     std::memcpy(&v, p, 4);
     return v;
+}
+
+inline __m128i load128(const void * p) {
+    return _mm_loadu_si128(static_cast<const __m128i *>(p));
 }
 
 #if SLIPSTREAM_KERNELS_VNNI
@@ -62,6 +67,61 @@ inline FloatVector multiply(FloatVector a, FloatVector b) {
 inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) {
     return _mm512_fmadd_ps(a, b, c);
 }
+inline FloatVector negated(FloatVector v) {
+    return _mm512_xor_ps(v, _mm512_set1_ps(-0.0f));
+}
+// The half-precision numbers in the low 16 bits of the lanes.
+inline FloatVector low_half(IntVector v) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+}
+inline IntVector add(IntVector a, IntVector b) {
+    return _mm512_add_epi32(a, b);
+}
+inline IntVector bits_of(IntVector v, IntVector mask) {
+    return _mm512_and_si512(v, mask);
+}
+inline IntVector either(IntVector a, IntVector b) {
+    return _mm512_or_si512(a, b);
+}
+inline IntVector broadcast_byte(int v) {
+    return _mm512_set1_epi8(static_cast<char>(v));
+}
+inline IntVector shift_left(IntVector v, int bits) {
+    return _mm512_slli_epi32(v, bits);
+}
+inline IntVector shift_right(IntVector v, int bits) {
+    return _mm512_srli_epi32(v, bits);
+}
+inline IntVector shift_right_signed(IntVector v, int bits) {
+    return _mm512_srai_epi32(v, bits);
+}
+// Within 128-bit lanes.
+inline IntVector interleave_low32(IntVector a, IntVector b) {
+    return _mm512_unpacklo_epi32(a, b);
+}
+inline IntVector interleave_high32(IntVector a, IntVector b) {
+    return _mm512_unpackhi_epi32(a, b);
+}
+inline IntVector interleave_low64(IntVector a, IntVector b) {
+    return _mm512_unpacklo_epi64(a, b);
+}
+inline IntVector interleave_high64(IntVector a, IntVector b) {
+    return _mm512_unpackhi_epi64(a, b);
+}
+// 16 bytes in every 128-bit lane: the same, or each `stride` further on.
+inline IntVector load_everywhere(const void * p) {
+    return _mm512_broadcast_i32x4(load128(p));
+}
+inline IntVector load_lanes(const uint8_t * p, size_t stride) {
+    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(load128(p)), load128(p + stride), 1);
+    const __m256i high =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(load128(p + 2 * stride)), load128(p + 3 * stride), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+// Adds the products of four unsigned weight bytes per 32-bit lane with four activations.
+inline IntVector dot16(IntVector sum, IntVector weights, IntVector x) {
+    return _mm512_dpbusd_epi32(sum, weights, x);
+}
 
 #else
 
@@ -103,6 +163,57 @@ inline FloatVector multiply(FloatVector a, FloatVector b) {
 }
 inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) {
     return _mm256_fmadd_ps(a, b, c);
+}
+inline FloatVector negated(FloatVector v) {
+    return _mm256_xor_ps(v, _mm256_set1_ps(-0.0f));
+}
+inline FloatVector low_half(IntVector v) {
+    const __m256i low = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
+}
+inline IntVector add(IntVector a, IntVector b) {
+    return _mm256_add_epi32(a, b);
+}
+inline IntVector bits_of(IntVector v, IntVector mask) {
+    return _mm256_and_si256(v, mask);
+}
+inline IntVector either(IntVector a, IntVector b) {
+    return _mm256_or_si256(a, b);
+}
+inline IntVector broadcast_byte(int v) {
+    return _mm256_set1_epi8(static_cast<char>(v));
+}
+inline IntVector shift_left(IntVector v, int bits) {
+    return _mm256_slli_epi32(v, bits);
+}
+inline IntVector shift_right(IntVector v, int bits) {
+    return _mm256_srli_epi32(v, bits);
+}
+inline IntVector shift_right_signed(IntVector v, int bits) {
+    return _mm256_srai_epi32(v, bits);
+}
+inline IntVector interleave_low32(IntVector a, IntVector b) {
+    return _mm256_unpacklo_epi32(a, b);
+}
+inline IntVector interleave_high32(IntVector a, IntVector b) {
+    return _mm256_unpackhi_epi32(a, b);
+}
+inline IntVector interleave_low64(IntVector a, IntVector b) {
+    return _mm256_unpacklo_epi64(a, b);
+}
+inline IntVector interleave_high64(IntVector a, IntVector b) {
+    return _mm256_unpackhi_epi64(a, b);
+}
+inline IntVector load_everywhere(const void * p) {
+    return _mm256_broadcastsi128_si256(load128(p));
+}
+inline IntVector load_lanes(const uint8_t * p, size_t stride) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(p)), load128(p + stride), 1);
+}
+// Weights of up to 7 bits, or their pairs of products do not fit 16.
+inline IntVector dot16(IntVector sum, IntVector weights, IntVector x) {
+    const __m256i pairs = _mm256_maddubs_epi16(weights, x);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
 #endif
