@@ -63,16 +63,16 @@ class Options:
 
 def compare(
     options: Options, *, name: str, title: str, plan: dict[str, Any], bars: list[Bar],
-    context_length: int = 8192, parallel: int = 8, rounds: float = 1.0,
+    context_length: int = 8192, parallel: int = 8,
 ) -> Row:  # fmt: skip
-    """Run a plan on both servers in turn; long rows take a share of the rounds."""
+    """Run a plan on both servers in turn."""
     shape = Shape(
         model=options.model,
         threads=options.threads,
         context_length=context_length,
         parallel=parallel,
     )
-    made = Plan(rounds=max(1, round(options.rounds * rounds)), **plan)
+    made = Plan(rounds=options.rounds, **plan)
     with ExitStack() as stack:
         ours = stack.enter_context(running(slipstream_command(shape)))
         peer = stack.enter_context(running(llama_server_command(shape)))
@@ -103,9 +103,9 @@ def eight_streams(options: Options) -> Row:
 def shared_prefix(options: Options) -> Row:
     return compare(
         options, name="shared-prefix", title="8 streams, one new 700-word system prompt a round",
-        plan={"workload": "shared-prefix", "num": 16, "max_tokens": 16, "load": Load(concurrency=8)},
+        plan={"workload": "shared-prefix", "num": 8, "max_tokens": 16, "load": Load(concurrency=8)},
         bars=[Bar(figure="requests/s", at_least=2.0), Bar(figure="TTFT p50", at_most=0.4)],
-        context_length=16384, rounds=0.7,
+        context_length=16384,
     )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def intrusion(options: Options) -> Row:
         options, name="intrusion", title="4 running streams while a 4k-token prompt arrives",
         plan={"workload": "intrusion", "num": 1, "max_tokens": 8},
         bars=[Bar(figure="ITL p99", at_most=0.35), Bar(figure="TTFT p50", at_most=1.2)],
-        context_length=16384, rounds=0.7,
+        context_length=16384,
     )  # fmt: skip
 
 
