@@ -23,6 +23,8 @@ from slipstream.engine.scheduler import Scheduler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slipstream.engine.grammar import Matcher
+
 NUM_REQUESTS = (1, 4, 16, 64)
 PROMPT_TOKENS = 32
 TARGET_US_AT_16 = 150.0
@@ -45,7 +47,11 @@ class CheapRunner:
         self._result = StepResult([7] * n, [b" token"] * n, [False] * n, [None] * n, counts=[1] * n)
 
     def open_sequence(
-        self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]
+        self,
+        seq_id: int,
+        sampling: SamplingParams,
+        token_ids: Sequence[int],
+        matcher: Matcher | None = None,
     ) -> None:
         pass
 

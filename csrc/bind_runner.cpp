@@ -1,6 +1,9 @@
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <optional>
 
 #include "bind.h"
 #include "runner.h"
@@ -10,6 +13,8 @@ namespace slipstream {
 using namespace nb::literals;
 
 namespace {
+
+using Masks = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 nb::bytes to_bytes(const std::string & text) {
     return nb::bytes(text.data(), text.size());
@@ -63,13 +68,26 @@ void bind_runner(nb::module_ & m) {
             "step",
             [](Runner & self, std::vector<int32_t> seq_ids, std::vector<int32_t> starts,
                std::vector<int32_t> counts, std::vector<int32_t> tokens, std::vector<bool> sample,
-               std::vector<int32_t> drafts) {
+               std::vector<int32_t> drafts, std::vector<int32_t> mask_rows, std::optional<Masks> masks,
+               nb::object wait_masks) {
                 Step step = {std::move(seq_ids),
                              std::move(starts),
                              std::move(counts),
                              std::move(tokens),
                              std::vector<uint8_t>(sample.begin(), sample.end()),
-                             std::move(drafts)};
+                             std::move(drafts),
+                             std::move(mask_rows)};
+                if (masks) {
+                    step.masks = masks->data();
+                    step.n_masks = masks->shape(0);
+                    step.n_mask_words = masks->shape(1);
+                }
+                if (!wait_masks.is_none()) {
+                    step.wait_masks = [&wait_masks] {
+                        nb::gil_scoped_acquire acquire;
+                        wait_masks();
+                    };
+                }
                 StepResult result;
                 {
                     nb::gil_scoped_release release;
@@ -78,16 +96,22 @@ void bind_runner(nb::module_ & m) {
                 return to_python(result);
             },
             "seq_ids"_a, "starts"_a, "counts"_a, "tokens"_a, "sample"_a, "drafts"_a = std::vector<int32_t>(),
+            "mask_rows"_a = std::vector<int32_t>(), "masks"_a = nb::none(), "wait_masks"_a = nb::none(),
             nb::sig(
                 "def step(self, seq_ids: collections.abc.Sequence[int], starts: collections.abc.Sequence[int], "
                 "counts: collections.abc.Sequence[int], tokens: collections.abc.Sequence[int], "
-                "sample: collections.abc.Sequence[bool], drafts: collections.abc.Sequence[int] = ()) -> "
+                "sample: collections.abc.Sequence[bool], drafts: collections.abc.Sequence[int] = (), "
+                "mask_rows: collections.abc.Sequence[int] = (), "
+                "masks: numpy.typing.NDArray[numpy.uint32] | None = None, "
+                "wait_masks: collections.abc.Callable[[], None] | None = None) -> "
                 "tuple[list[int], list[bytes], list[bool], "
                 "list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None], list[int], "
                 "list[tuple[int, str, str]]]"),
             "Compute counts[i] tokens of each sequence from position starts[i]; sample after the last where sample[i].\n"
             "The last drafts[i] of them are guesses: sampling goes on behind each that is what was sampled in its place,\n"
-            "and the others are taken out of memory again.\n\n"
+            "and the others are taken out of memory again. Where mask_rows[i] is not -1, the sequence's tokens are sampled\n"
+            "among those with a bit in the uint32 rows of `masks` from there on, one row for each; `wait_masks` is called,\n"
+            "after the batch is computed, and returns when they are written.\n\n"
             "Returns:\n"
             "    Token ids, their bytes, whether each ends a generation, and log-probabilities, one entry per token;\n"
             "    then how many of them belong to each sampled sequence, and (sequence, error class, message) of those\n"

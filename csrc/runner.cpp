@@ -78,6 +78,7 @@ StepResult Runner::step(const Step & step) {
         throw Error("InvalidBatchError", format("counts add up to %llu, but there are %zu tokens",
                                                 (unsigned long long)n_tokens, step.tokens.size()));
     }
+    check_masks(step);
     positions_.clear();
     seq_ids_.clear();
     outputs_.clear();
@@ -110,12 +111,37 @@ StepResult Runner::step(const Step & step) {
     }
     context_.decode_leased(
         {step.tokens.size(), step.tokens.data(), positions_.data(), seq_ids_.data(), outputs_.data()});
+    if (step.wait_masks) {
+        step.wait_masks();
+    }
     StepResult result;
     result.rows.reserve(rows_.size());
     for (const auto & [first, s] : rows_) {
         verify(step, first, s, result);
     }
     return result;
+}
+
+void Runner::check_masks(const Step & step) const {
+    if (step.mask_rows.empty()) {
+        return;
+    }
+    if (step.mask_rows.size() != step.seq_ids.size()) {
+        throw Error("InvalidBatchError", "mask_rows must be empty or as long as seq_ids");
+    }
+    if (step.n_mask_words * 32 < size_t(context_.n_vocab())) {
+        throw Error("InvalidBatchError", format("a mask of %zu words has no bit for each of %d tokens",
+                                                step.n_mask_words, context_.n_vocab()));
+    }
+    for (size_t s = 0; s < step.mask_rows.size(); s++) {
+        const int64_t n_needed = 1 + (step.drafts.empty() ? 0 : int64_t(step.drafts[s]));
+        if (step.mask_rows[s] < -1 ||
+            (step.mask_rows[s] >= 0 && int64_t(step.mask_rows[s]) + n_needed > int64_t(step.n_masks))) {
+            throw Error("InvalidBatchError",
+                        format("sequence %d needs %lld masks from row %d on, of %zu", step.seq_ids[s],
+                               (long long)n_needed, step.mask_rows[s], step.n_masks));
+        }
+    }
 }
 
 // Samples the outputs of sequence `s` from batch index `first` on, as long as the draft behind each is what came out.
@@ -134,8 +160,12 @@ void Runner::verify(const Step & step, int32_t first, size_t s, StepResult & res
             drawn[size_t(n_sampled)].token == step.tokens[size_t(index) + 1]) {
             draft = &drawn[size_t(n_sampled)];
         }
+        const uint32_t * mask = nullptr;
+        if (!step.mask_rows.empty() && step.mask_rows[s] >= 0) {
+            mask = step.masks + size_t(step.mask_rows[s] + n_sampled) * step.n_mask_words;
+        }
         try {
-            result.rows.push_back(sample_row(step.seq_ids[s], context_.logits_leased(index), draft));
+            result.rows.push_back(sample_row(step.seq_ids[s], context_.logits_leased(index), draft, mask));
         } catch (const Error & error) {
             result.errors.push_back({int32_t(result.counts.size()), error.kind(), error.what()});
             result.counts.push_back(n_sampled);
@@ -193,25 +223,26 @@ std::vector<DraftToken> Runner::draft(const std::vector<int32_t> & seq_ids, int3
 }
 
 // The token that comes next. With a draft that was drawn at random, one of the same distribution as without.
-int32_t Runner::choose(Slot & slot, float * logits, const DraftToken * draft) {
+int32_t Runner::choose(Slot & slot, float * logits, const DraftToken * draft, const uint32_t * mask) {
     Sampler & sampler = *slot.sampler;
     if (draft == nullptr || !sampler.has_distribution()) {
-        return sampler.sample(logits);
+        return sampler.sample(logits, mask);
     }
-    const std::vector<Candidate> & p = sampler.distribution(logits);
+    const std::vector<Candidate> & p = sampler.distribution(logits, mask);
     if (p.empty()) {
-        return sampler.sample(logits); // which says why there is none
+        return sampler.sample(logits, mask); // which says why there is none
     }
     scratch_.resize(size_t(context_.n_vocab()));
     const double accept = sampler.uniform(), pick = sampler.uniform();
     return rejection_sample(p, draft->q, draft->token, accept, pick, scratch_).token;
 }
 
-RowResult Runner::sample_row(int32_t seq_id, float * logits, const DraftToken * draft) {
+RowResult Runner::sample_row(int32_t seq_id, float * logits, const DraftToken * draft,
+                             const uint32_t * mask) {
     Slot & slot = slots_[size_t(seq_id)];
     RowResult row;
     const llama_vocab * vocab = context_.vocab();
-    row.token = choose(slot, logits, draft);
+    row.token = choose(slot, logits, draft, mask);
     slot.sampler->accept(row.token);
     if (ngram_) {
         slot.index.append(row.token);

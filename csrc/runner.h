@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -38,6 +39,14 @@ struct Step {
     std::vector<uint8_t> sample;
     // How many of a sequence's tokens, the last ones, are drafts to verify; needs `sample`. Empty means none.
     std::vector<int32_t> drafts;
+    // For each sequence its first mask among `masks`, or -1; it has one for each token to be sampled: one, and one more
+    // for each draft. Empty means none. See Sampler::sample.
+    std::vector<int32_t> mask_rows;
+    const uint32_t * masks = nullptr;
+    size_t n_masks = 0;
+    size_t n_mask_words = 0; // of each mask
+    // Called when the masks are needed; they may be written until it returns.
+    std::function<void()> wait_masks = nullptr;
 };
 
 // Why a sequence could not be sampled: of its own parameters, so the others of the step are not concerned.
@@ -99,8 +108,9 @@ class Runner {
         NgramIndex index;
     };
 
-    RowResult sample_row(int32_t seq_id, float * logits, const DraftToken * draft);
-    int32_t choose(Slot & slot, float * logits, const DraftToken * draft);
+    RowResult sample_row(int32_t seq_id, float * logits, const DraftToken * draft, const uint32_t * mask);
+    int32_t choose(Slot & slot, float * logits, const DraftToken * draft, const uint32_t * mask);
+    void check_masks(const Step & step) const;
     void verify(const Step & step, int32_t first, size_t s, StepResult & result);
 
     Context & context_;

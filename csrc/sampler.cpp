@@ -18,6 +18,10 @@ bool better(const Candidate & a, const Candidate & b) {
     return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
 }
 
+bool has_bit(const uint32_t * mask, int32_t token) {
+    return (mask[token / 32] >> (token % 32) & 1U) != 0;
+}
+
 } // namespace
 
 Sampler::Sampler(std::shared_ptr<llama_model> model, const SamplerParams & params)
@@ -160,11 +164,24 @@ void Sampler::build_chain() {
     }
 }
 
-int32_t Sampler::sample(float * logits) {
-    adjust(logits);
+int32_t Sampler::sample(float * row, const uint32_t * mask) {
+    adjust(row);
     int32_t token = -1;
     try {
-        token = guarded("ComputeError", "llama.cpp's samplers failed", [&] { return pick(logits); });
+        const auto pick_of = [&](const float * logits) {
+            return guarded("ComputeError", "llama.cpp's samplers failed", [&] { return pick(logits); });
+        };
+        const float * logits = row;
+        const bool greedy = params_.temperature <= 0.0f && !chain_;
+        if (greedy) {
+            token = pick_of(logits);
+        }
+        // The best token of all is the best of those possible, too, if it is one of them.
+        if (mask != nullptr && (token < 0 || !has_bit(mask, token))) {
+            logits = masked(row, mask);
+            token = -1;
+        }
+        token = token < 0 ? pick_of(logits) : token;
         // Most picks are legal: test the one token first and mask the vocabulary only when it is not.
         if (grammar_ && token >= 0 && !grammar_allows(token)) {
             data_.resize(size_t(n_vocab_));
@@ -177,18 +194,40 @@ int32_t Sampler::sample(float * logits) {
             for (size_t i = 0; i < array.size; i++) {
                 masked_[size_t(array.data[i].id)] = array.data[i].logit;
             }
-            token = pick(masked_.data());
+            token = pick_of(masked_.data());
         }
     } catch (...) {
-        restore(logits);
+        restore(row);
         throw;
     }
-    restore(logits);
+    restore(row);
     if (token < 0) {
         throw Error("ComputeError",
                     "no token can be sampled: every logit is -inf or NaN, or the grammar allows none");
     }
     return token;
+}
+
+// The logits, with -inf where the mask has no bit.
+const float * Sampler::masked(const float * logits, const uint32_t * mask) {
+    if (mask == nullptr) {
+        return logits;
+    }
+    constexpr int32_t BITS = 32;
+    masked_.resize(size_t(n_vocab_));
+    for (int32_t start = 0; start < n_vocab_; start += BITS) {
+        const uint32_t bits = mask[start / BITS];
+        const int32_t n = std::min(BITS, n_vocab_ - start);
+        float * to = masked_.data() + start;
+        if (bits == 0) {
+            std::fill_n(to, n, NEG_INF);
+            continue;
+        }
+        for (int32_t i = 0; i < n; i++) {
+            to[i] = (bits >> i & 1U) != 0 ? logits[start + i] : NEG_INF;
+        }
+    }
+    return masked_.data();
 }
 
 int32_t Sampler::pick(const float * logits) {
@@ -252,8 +291,9 @@ bool Sampler::has_distribution() const {
     return !chain_ && !grammar_ && params_.temperature > 0.0f;
 }
 
-const std::vector<Candidate> & Sampler::distribution(float * logits) {
-    adjust(logits);
+const std::vector<Candidate> & Sampler::distribution(float * row, const uint32_t * mask) {
+    adjust(row);
+    const float * logits = masked(row, mask);
     if (!filter(logits)) {
         candidates_.clear();
     }
@@ -264,7 +304,7 @@ const std::vector<Candidate> & Sampler::distribution(float * logits) {
     if (highest == INF) {
         candidates_.assign(1, {argmax(logits, n_vocab_), INF});
     }
-    restore(logits);
+    restore(row);
     double sum = 0;
     for (Candidate & c : candidates_) {
         c.logit = highest == INF ? 1.0f : std::exp((c.logit - highest) / params_.temperature);

@@ -53,9 +53,10 @@ class Sampler {
     // Throws GrammarError, InvalidRequestError (a parameter that is no number, a token that is not in the vocabulary).
     Sampler(std::shared_ptr<llama_model> model, const SamplerParams & params);
 
-    // Picks a token. `logits` (n_vocab floats) is changed during the call and restored before it returns.
+    // Picks a token. `logits` (n_vocab floats) is changed during the call and restored before it returns. A `mask` has a
+    // bit for each token, the lowest of the first word first; only those with a set bit are possible.
     // Throws ComputeError if no token is possible (all logits -inf or NaN).
-    int32_t sample(float * logits);
+    int32_t sample(float * logits, const uint32_t * mask = nullptr);
     // Tells penalties, DRY and the grammar that `token` came next. Throws InvalidRequestError for a token that is not
     // in the vocabulary, GrammarError for one the grammar does not allow here; nothing has changed then.
     void accept(int32_t token);
@@ -71,7 +72,7 @@ class Sampler {
     bool has_distribution() const;
     // The possible tokens with their probabilities in `logit`, for logits as sample() takes them. Valid until the next
     // call. Empty if no token is possible.
-    const std::vector<Candidate> & distribution(float * logits);
+    const std::vector<Candidate> & distribution(float * logits, const uint32_t * mask = nullptr);
     // The next random number, in [0, 1).
     double uniform();
     // Starts its random numbers anew.
@@ -97,6 +98,7 @@ class Sampler {
     int32_t sample_chain(const float * logits);
     int32_t pick(const float * logits);
     bool grammar_allows(int32_t token) const;
+    const float * masked(const float * logits, const uint32_t * mask);
     void adjust(float * logits);
     void restore(float * logits);
     void remember(int32_t token);
@@ -114,7 +116,7 @@ class Sampler {
     std::vector<Candidate> candidates_;  // scratch of sample_own()
     std::vector<llama_token_data> data_; // scratch of sample_chain()
     std::vector<double> weights_;        // scratch of sample_own()
-    std::vector<float> masked_;          // scratch of sample()
+    std::vector<float> masked_;          // scratch of sample() and masked()
     Busy busy_;
 };
 

@@ -656,11 +656,13 @@ class Runner:
         Keep the first `n_tokens` tokens of a sequence. False if this memory cannot; nothing has changed then.
         """
 
-    def step(self, seq_ids: Sequence[int], starts: Sequence[int], counts: Sequence[int], tokens: Sequence[int], sample: Sequence[bool], drafts: Sequence[int] = ()) -> tuple[list[int], list[bytes], list[bool], list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None], list[int], list[tuple[int, str, str]]]:
+    def step(self, seq_ids: Sequence[int], starts: Sequence[int], counts: Sequence[int], tokens: Sequence[int], sample: Sequence[bool], drafts: Sequence[int] = (), mask_rows: Sequence[int] = (), masks: numpy.typing.NDArray[numpy.uint32] | None = None, wait_masks: Callable[[], None] | None = None) -> tuple[list[int], list[bytes], list[bool], list[tuple[int, bytes, float, list[tuple[int, bytes, float]]] | None], list[int], list[tuple[int, str, str]]]:
         """
         Compute counts[i] tokens of each sequence from position starts[i]; sample after the last where sample[i].
         The last drafts[i] of them are guesses: sampling goes on behind each that is what was sampled in its place,
-        and the others are taken out of memory again.
+        and the others are taken out of memory again. Where mask_rows[i] is not -1, the sequence's tokens are sampled
+        among those with a bit in the uint32 rows of `masks` from there on, one row for each; `wait_masks` is called,
+        after the batch is computed, and returns when they are written.
 
         Returns:
             Token ids, their bytes, whether each ends a generation, and log-probabilities, one entry per token;

@@ -19,6 +19,7 @@ from slipstream.engine.runner import RunnerInfo, ScheduledSequence, StepResult
 
 if TYPE_CHECKING:
     from slipstream.base.sampling import SamplingParams
+    from slipstream.engine.grammar import Matcher
 
 EOG = 256
 _EXTRA_PIECES = ["he", "ll", "o ", "stop", "ST", "OP", "é", "日本", "🙂", "ab", "abab", "\n\n"]
@@ -114,7 +115,11 @@ class FakeRunner:
     thread: threading.Thread | None = None
 
     def open_sequence(
-        self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]
+        self,
+        seq_id: int,
+        sampling: SamplingParams,
+        token_ids: Sequence[int],
+        matcher: Matcher | None = None,
     ) -> None:
         self._check(seq_id)
         assert seq_id not in self.samplers, "the old sampler was not closed"

@@ -28,7 +28,7 @@ class OutputFormat(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: json_schema, json_object, regex, choice, lark or gbnf.
         value: The schema or the choices as JSON text, the pattern or the grammar; "" for json_object.
-        name: What the client calls it, for messages.
+        name: The request field it comes from, for messages.
     """
 
     kind: str

@@ -11,6 +11,8 @@ from slipstream.base.errors import InvalidRequestError, by_name
 from slipstream.base.load_config import DEFAULT_CONTEXT_LENGTH
 from slipstream.base.types import TokenLogprob
 from slipstream.engine.draft_model import check_memories, check_vocabularies
+from slipstream.engine.grammar import GrammarCompiler
+from slipstream.engine.masks import StepMasks
 from slipstream.engine.runner import RunnerInfo, StepResult
 from slipstream.engine.sampler_params import to_native
 from slipstream.engine.step_cost import step_costs
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from slipstream.base.load_config import LoadConfig
     from slipstream.base.sampling import SamplingParams
+    from slipstream.base.types import OutputFormat
+    from slipstream.engine.grammar import Matcher
     from slipstream.engine.runner import ScheduledSequence
 
 _log = logging.getLogger(__name__)
@@ -82,6 +86,8 @@ class LlamaRunner:
             forward_native_log(is_loading=True)
         self._model = model
         self._config = config
+        self._masks = StepMasks(model.n_vocab, config.parallel + max_drafts)
+        self._grammars = GrammarCompiler(model)
         self._draft_model: _core.Model | None = None
         self._draft_context: _core.Context | None = None
         self._drafter: _core.Drafter | None = None
@@ -212,7 +218,11 @@ class LlamaRunner:
     # --- the ModelRunner protocol, on the engine thread --------------------------------------------------------
 
     def open_sequence(
-        self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]
+        self,
+        seq_id: int,
+        sampling: SamplingParams,
+        token_ids: Sequence[int],
+        matcher: Matcher | None = None,
     ) -> None:
         """See ModelRunner."""
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
@@ -223,10 +233,12 @@ class LlamaRunner:
         except Exception:
             forward_native_log()  # before a load elsewhere in this process takes it for its own
             raise
+        self._masks.open(seq_id, matcher)
 
     def close_sequence(self, seq_id: int) -> None:
         """See ModelRunner."""
         self._runner.close_sequence(seq_id)
+        self._masks.open(seq_id, None)
 
     def trim(self, seq_id: int, num_tokens: int) -> bool:
         """See ModelRunner."""
@@ -264,14 +276,24 @@ class LlamaRunner:
             tokens += sequence.token_ids
             sample.append(sequence.sample)
             drafts.append(sequence.num_drafts)
+        masks = self._masks
+        masks.begin(scheduled)
         try:
             token_ids, pieces, is_eog, logprobs, num_sampled, errors = self._runner.step(
-                seq_ids, starts, counts, tokens, sample, drafts
+                seq_ids,
+                starts,
+                counts,
+                tokens,
+                sample,
+                drafts,
+                *((masks.rows, masks.array, masks.wait) if masks else ()),
             )
         except Exception:
             forward_native_log()
             raise
-        return StepResult(
+        finally:
+            masks.wait()
+        result = StepResult(
             token_ids,
             pieces,
             is_eog,
@@ -279,6 +301,9 @@ class LlamaRunner:
             num_sampled,
             {index: by_name(kind)(message) for index, kind, message in errors},
         )
+        if masks:
+            masks.accept(scheduled, result)
+        return result
 
     def propose(
         self, seq_ids: Sequence[int], max_tokens: int, drafts: Sequence[Sequence[int]] = ()
@@ -310,6 +335,7 @@ class LlamaRunner:
             if part is not None:
                 part.close()
         self._model.close()
+        self._masks.close()
         forward_native_log()
 
     # --- text, any thread ---------------------------------------------------------------------------------------
@@ -334,6 +360,10 @@ class LlamaRunner:
             message = f"the text is not valid Unicode: {error.reason} at character {error.start}"
             raise InvalidRequestError(message, param="prompt") from error
         return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def matcher(self, output_format: OutputFormat) -> Matcher:
+        """Compile what an output must look like; see GrammarCompiler.matcher."""
+        return self._grammars.matcher(output_format)
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """Turn token ids into bytes, control tokens left out."""

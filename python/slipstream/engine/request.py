@@ -23,6 +23,7 @@ from slipstream.engine.spec_decode import SpeculationCounters
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slipstream.engine.grammar import Matcher
     from slipstream.engine.runner import RunnerInfo
 
 NO_SEQUENCE = -1
@@ -57,6 +58,7 @@ class Request:
         sampling: See SamplingParams.
         arrival_s: When it was submitted, by `time.monotonic`.
         speculation_options: Whether and how its next tokens are drafted.
+        matcher: What its output must look like; None for anything.
         token_ids: Prompt and output.
         status: See RequestStatus.
         seq_id: Of its sequence, NO_SEQUENCE while it never had one.
@@ -77,6 +79,7 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     arrival_s: float = field(default_factory=time.monotonic)
     speculation_options: Speculation = field(default_factory=Speculation)
+    matcher: Matcher | None = None
     token_ids: list[int] = field(init=False)
     status: RequestStatus = field(init=False, default=RequestStatus.WAITING)
     seq_id: int = field(init=False, default=NO_SEQUENCE)
@@ -103,7 +106,14 @@ class Request:
         return self.token_ids[self.num_prompt_tokens :]
 
     def append_output(
-        self, token_id: int, piece: bytes, is_eog: bool, logprob: TokenLogprob | None, now_s: float
+        self,
+        token_id: int,
+        piece: bytes,
+        is_eog: bool,
+        logprob: TokenLogprob | None,
+        now_s: float,
+        *,
+        is_complete: bool = False,
     ) -> OutputDelta:
         """Take a sampled token and decide whether it is the last one.
 
@@ -113,6 +123,7 @@ class Request:
             is_eog: Whether the vocabulary says that it ends a generation.
             logprob: Handed on.
             now_s: When it came.
+            is_complete: Nothing can follow it by the request's `matcher`.
 
         Returns:
             What the reader gets to see; with `finish_reason` but without `usage` if the token was the last.
@@ -125,7 +136,9 @@ class Request:
         delta = OutputDelta(self.request_id, "", [token_id])
         if logprob is not None:
             delta.logprobs = [logprob]
-        if (is_eog and not self.sampling.ignore_eos) or token_id in self.stop_token_ids:
+        if (
+            is_eog and (self.matcher or not self.sampling.ignore_eos)
+        ) or token_id in self.stop_token_ids:
             delta.text = text.finish()
             delta.finish_reason = FinishReason.STOP
             return delta
@@ -133,6 +146,9 @@ class Request:
         if text.stop_string is not None:
             delta.finish_reason = FinishReason.STOP
             delta.stop_string = text.stop_string
+        elif is_complete:
+            delta.text += text.finish()
+            delta.finish_reason = FinishReason.STOP
         elif len(self.token_ids) >= self.max_num_tokens:
             delta.text += text.finish()
             delta.finish_reason = FinishReason.LENGTH

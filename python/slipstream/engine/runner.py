@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from slipstream.base.errors import SlipstreamError
     from slipstream.base.sampling import SamplingParams
     from slipstream.base.types import TokenLogprob
+    from slipstream.engine.grammar import Matcher
 
 
 @dataclass(slots=True, frozen=True)
@@ -95,9 +96,15 @@ class ModelRunner(Protocol):
     info: RunnerInfo
 
     def open_sequence(
-        self, seq_id: int, sampling: SamplingParams, token_ids: Sequence[int]
+        self,
+        seq_id: int,
+        sampling: SamplingParams,
+        token_ids: Sequence[int],
+        matcher: Matcher | None = None,
     ) -> None:
         """Give `seq_id` a fresh sampler that has seen `token_ids` (the prompt). Does not touch the KV cache.
+
+        With a `matcher`, which this takes along, only what it allows is sampled.
 
         Raises:
             InvalidRequestError: the sampling parameters cannot be used with this model (GrammarError among them).

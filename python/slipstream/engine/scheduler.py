@@ -210,16 +210,18 @@ class Scheduler:
         self, request: Request, result: StepResult, rows: range, now_s: float
     ) -> None:
         """Give a request what was sampled for it, as far as it goes on. All but the last are accepted drafts."""
+        is_complete = request.matcher is not None and request.matcher.is_complete
         for row in rows:
             self.num_output_tokens += 1
+            is_draft = row < rows[-1]
             delta = request.append_output(
                 result.token_ids[row],
                 result.pieces[row],
                 result.is_eog[row],
                 result.logprobs[row],
                 now_s,
+                is_complete=is_complete and not is_draft,
             )
-            is_draft = row < rows[-1]
             if delta.finish_reason is None:
                 self._events.append(delta)
                 if is_draft:  # its cell is computed already
@@ -388,7 +390,9 @@ class Scheduler:
         request.num_computed_tokens = request.num_cached_tokens = num_cached
         request.first_step_s = now_s
         try:
-            self._runner.open_sequence(request.seq_id, request.sampling, request.prompt_token_ids)
+            self._runner.open_sequence(
+                request.seq_id, request.sampling, request.prompt_token_ids, request.matcher
+            )
         except (
             Exception
         ) as error:  # the edge of one request: whatever its parameters cause must not reach others

@@ -103,6 +103,8 @@ class Speculator:
         drafts = self._ngram_drafts(requests, depths)
         if self._model:
             self._add_model_drafts(requests, depths, drafts, limit)
+        for request, draft in zip(requests, drafts, strict=True):
+            self._cut_forbidden(request, draft)
         counts = self._plan(drafts, len(scheduled), limit)
         for request, sequence, draft, count in zip(
             requests, scheduled, drafts, counts, strict=True
@@ -126,6 +128,14 @@ class Speculator:
             self._ngrams.record(
                 draft.match_length, num_drafted - num_of_model, num_accepted - num_of_model
             )
+
+    def _cut_forbidden(self, request: Request, draft: Draft) -> None:
+        """Leave out what the request's grammar does not allow; rejection sampling has to see what was drawn."""
+        is_drawn = bool(draft.confidences) and self._info.is_draft_sampled
+        if request.matcher is not None and draft.token_ids and not is_drawn:
+            num_allowed = request.matcher.num_allowed(draft.token_ids)
+            del draft.token_ids[num_allowed:], draft.survival[num_allowed:]
+            del draft.confidences[num_allowed:]
 
     def _ngram_drafts(self, requests: Sequence[Request], depths: Sequence[int]) -> list[Draft]:
         drafts = []

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from slipstream.base.load_config import LoadConfig
-    from slipstream.base.types import Event, GenerationSpec
+    from slipstream.base.types import Event, GenerationSpec, OutputFormat
+    from slipstream.engine.grammar import Matcher
     from slipstream.engine.llama_runner import LlamaRunner
     from slipstream.engine.stats import EngineStats
 
@@ -40,6 +41,9 @@ _PROMPT_JOIN_S = 1.0
 
 class HostedRunner(ModelRunner, Tokenizer, Protocol):
     """A runner that also knows its model's text, such as LlamaRunner."""
+
+    def matcher(self, output_format: OutputFormat) -> Matcher:
+        """Return what keeps an output to a form. Any thread."""
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +86,7 @@ class EngineHost:
         make_store: StoreMaker | None = None,
     ) -> None:
         self._info = info
-        self._tokenizer: Tokenizer = runner
+        self._runner = runner
         self._builder = PromptBuilder(runner, chosen)
         self._core = EngineCore(
             runner,
@@ -158,7 +162,7 @@ class EngineHost:
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's vocabulary; safe from any thread until `close`."""
-        return self._tokenizer
+        return self._runner
 
     def submit(self, spec: GenerationSpec, sink: Callable[[list[Event]], None]) -> None:
         """Start a request. Any thread, never blocks, never raises: what is wrong comes as RequestFailed.
@@ -247,7 +251,11 @@ class EngineHost:
             message = "the model was unloaded before the request began"
             raise ClosedError(message)
         record.echo = prompt.text
-        sampling = spec.sampling
+        sampling, form, matcher = spec.sampling, spec.output_format, None
+        if form is not None and form.kind == "gbnf":  # llama.cpp's own kind of grammar
+            sampling = msgspec.structs.replace(sampling, grammar=form.value)
+        elif form is not None:
+            matcher = self._runner.matcher(form)
         missing = tuple(stop for stop in prompt.stop if stop not in sampling.stop)
         if missing:
             sampling = msgspec.structs.replace(sampling, stop=sampling.stop + missing)
@@ -258,6 +266,7 @@ class EngineHost:
                 sampling,
                 arrival_s=record.arrival_s,
                 speculation_options=spec.speculation,
+                matcher=matcher,
             )
         )
         with self._lock:

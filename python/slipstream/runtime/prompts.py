@@ -102,7 +102,6 @@ def _refuse_unserved(spec: GenerationSpec) -> None:
     unserved = {
         "tools": spec.parse_output and spec.tools,
         "reasoning": spec.reasoning != Reasoning(),
-        "output_format": spec.output_format is not None,
         "context_overflow": spec.context_overflow != "error",
     }
     for param, is_asked in unserved.items():

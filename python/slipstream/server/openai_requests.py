@@ -9,6 +9,7 @@ from slipstream.base.errors import InvalidRequestError
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec
 from slipstream.runtime.generation import fan_out
+from slipstream.server.output_formats import output_format
 
 if TYPE_CHECKING:
     from slipstream.server.openai_schemas import (
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
         ChatRequest,
         CompletionRequest,
         ContentPart,
-        ResponseFormat,
         SamplingFields,
     )
 
@@ -41,7 +41,6 @@ _SAME_NAME = (
     "dry_base",
     "dry_allowed_length",
     "dry_penalty_last_n",
-    "grammar",
 )
 _UNSET = -1  # what several clients send for "no limit", "any seed", "all tokens"
 
@@ -53,7 +52,6 @@ def chat_specs(request: ChatRequest, request_id: str) -> list[GenerationSpec]:
         InvalidRequestError: a field is out of range, or asks for what is not supported.
     """
     _refuse_chat_extras(request)
-    _refuse_format(request.response_format)
     if request.top_logprobs is not None and not request.logprobs:
         message = "top_logprobs needs logprobs to be true"
         raise InvalidRequestError(message, param="top_logprobs")
@@ -67,6 +65,7 @@ def chat_specs(request: ChatRequest, request_id: str) -> list[GenerationSpec]:
         messages=messages,
         sampling=sampling_params(request, max_tokens, logprobs),
         template_options=request.chat_template_kwargs or {},
+        output_format=output_format(request),
     )
     return fan_out(spec, request.n or 1)
 
@@ -79,8 +78,8 @@ def completion_specs(request: CompletionRequest, request_id: str) -> list[Genera
     """
     num_choices = request.n or 1
     _refuse_completion_extras(request, num_choices)
-    _refuse_format(request.response_format)
     sampling = sampling_params(request, request.max_tokens, request.logprobs)
+    form = output_format(request)
     specs: list[GenerationSpec] = []
     for place, prompt in enumerate(_prompts(request.prompt)):
         spec = GenerationSpec(
@@ -89,6 +88,7 @@ def completion_specs(request: CompletionRequest, request_id: str) -> list[Genera
             prompt_token_ids=None if isinstance(prompt, str) else prompt,
             sampling=sampling,
             echo_prompt=bool(request.echo),
+            output_format=form,
         )
         specs += fan_out(spec, num_choices)
     return specs
@@ -221,8 +221,3 @@ def _refuse_completion_extras(request: CompletionRequest, num_choices: int) -> N
         refuse("best_of", "best_of other than n is")
     if request.echo and request.logprobs is not None:
         refuse("echo", "echo together with logprobs (log-probabilities of the prompt) is")
-
-
-def _refuse_format(response_format: ResponseFormat | None) -> None:
-    if response_format is not None and response_format.type != "text":
-        refuse("response_format", f"response_format {response_format.type[:40]!r} is")

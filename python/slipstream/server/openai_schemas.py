@@ -84,14 +84,74 @@ class ChatMessage(Schema):
     reasoning_content: str | None = None
 
 
+class NamedSchema(Schema):
+    """A JSON Schema with the name a client gives it.
+
+    Attributes:
+        schema_: The JSON Schema; `schema` in the body.
+        name: Without effect, as are the fields after it: the output always matches the schema.
+    """
+
+    schema_: PlainObject | None = Field(default=None, alias="schema")
+    name: Any = None
+    strict: Any = None
+    description: Any = None
+
+
 class ResponseFormat(Schema):
     """The form of the output.
 
     Attributes:
-        type: Only `text` is supported yet.
+        type: `text`, `json_object` or `json_schema`.
+        json_schema: See NamedSchema.
+        schema_: llama-server's place for the schema; `schema` in the body.
     """
 
     type: str
+    json_schema: NamedSchema | None = None
+    schema_: PlainObject | None = Field(default=None, alias="schema")
+
+
+class StructuredOutputs(Schema):
+    """vLLM's form of the output: exactly one field.
+
+    Attributes:
+        json_: A JSON Schema, or its text; `json` in the body.
+        regex: The output matches it as a whole.
+        choice: The output is one of these.
+        grammar: Lark or GBNF text.
+        json_object: Any JSON object.
+    """
+
+    json_: PlainObject | str | None = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
+class FormatFields(Schema):
+    """The fields that say what the output looks like; they exclude each other.
+
+    Attributes:
+        response_format: See ResponseFormat.
+        structured_outputs: See StructuredOutputs.
+        json_schema: A JSON Schema, as llama-server takes it.
+        guided_json: A JSON Schema or its text; these are vLLM's earlier names.
+        guided_regex: The output matches it as a whole.
+        guided_choice: The output is one of these.
+        guided_grammar: Lark or GBNF text.
+        grammar: GBNF text every output must match.
+    """
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    json_schema: PlainObject | None = None
+    guided_json: PlainObject | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    grammar: str | None = None
 
 
 class SamplingFields(Schema):
@@ -128,7 +188,6 @@ class SamplingFields(Schema):
         dry_allowed_length: Length that is free.
         dry_penalty_last_n: Tokens it looks back.
         dry_sequence_breakers: Strings that end a repetition.
-        grammar: GBNF text every output must match.
         user: Accepted, without effect; so are the fields after it.
     """
 
@@ -162,7 +221,6 @@ class SamplingFields(Schema):
     dry_allowed_length: int | None = None
     dry_penalty_last_n: int | None = None
     dry_sequence_breakers: Annotated[list[str], Field(fail_fast=True)] | None = None
-    grammar: str | None = None
     user: Any = None
     metadata: Any = None
     store: Any = None
@@ -171,7 +229,7 @@ class SamplingFields(Schema):
     prompt_cache_key: Any = None
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(SamplingFields, FormatFields):
     """Body of POST /v1/chat/completions.
 
     Attributes:
@@ -180,7 +238,6 @@ class ChatRequest(SamplingFields):
         logprobs: Return the log-probability of each output token.
         top_logprobs: And those of this many alternatives; needs `logprobs`.
         chat_template_kwargs: Extra variables for the model's template.
-        response_format: Only {"type": "text"} yet.
         tools: Not supported yet: anything but an empty list is refused.
         tool_choice: `none` or `auto`; without tools they mean the same.
         parallel_tool_calls: Without effect, as there are no tools.
@@ -194,7 +251,6 @@ class ChatRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: LogprobCount | None = None
     chat_template_kwargs: PlainObject | None = None
-    response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: Any = None
@@ -224,7 +280,7 @@ Prompt = Annotated[
 ]
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(SamplingFields, FormatFields):
     """Body of POST /v1/completions: text in, its continuation out, no template.
 
     Attributes:
@@ -233,7 +289,6 @@ class CompletionRequest(SamplingFields):
         logprobs: Log-probabilities of this many tokens for each output token.
         suffix: Not supported; anything but null or "" is refused.
         best_of: Not supported above n.
-        response_format: Only {"type": "text"} yet.
     """
 
     prompt: Prompt
@@ -241,4 +296,3 @@ class CompletionRequest(SamplingFields):
     logprobs: LogprobCount | None = None
     suffix: str | None = None
     best_of: int | None = None
-    response_format: ResponseFormat | None = None

@@ -193,11 +193,13 @@ def _output_format(given: TextFormat | None) -> OutputFormat | None:
     if given is None or given.type == "text":
         return None
     if given.type == "json_object":
-        return OutputFormat(kind="json_object")
+        return OutputFormat(kind="json_object", name="text.format")
     if given.schema_ is None:
         message = "text.format.schema is required with json_schema"
         raise InvalidRequestError(message, param="text.format.schema")
-    return OutputFormat(kind="json_schema", value=json.dumps(given.schema_), name=given.name or "")
+    return OutputFormat(
+        kind="json_schema", value=json.dumps(given.schema_), name="text.format.schema"
+    )
 
 
 def _refuse_extras(request: ResponsesRequest) -> None:

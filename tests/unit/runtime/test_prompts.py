@@ -3,7 +3,7 @@
 import pytest
 
 from slipstream.base.errors import InvalidRequestError, TemplateError, UnsupportedError
-from slipstream.base.types import GenerationSpec, OutputFormat, Reasoning
+from slipstream.base.types import GenerationSpec, Reasoning
 from slipstream.runtime.prompts import ChosenFormat, Prompt, PromptBuilder
 from tests.support.fake_runner import text_tokens
 from tests.support.fake_text_model import FakeFormat, FakeTextModel
@@ -57,7 +57,6 @@ def test_an_empty_prompt_becomes_the_bos_where_there_is_one(fields):
     [
         ({"tools": [{}], "parse_output": True}, "tools"),
         ({"reasoning": Reasoning(effort="low")}, "reasoning"),
-        ({"output_format": OutputFormat(kind="json_object")}, "output_format"),
         ({"context_overflow": "rolling_window"}, "context_overflow"),
     ],
 )
