@@ -78,6 +78,11 @@ class Matcher:
         """Whether the output is whole and nothing can follow it."""
         return self._native.is_stopped() and not self._native.is_error()
 
+    @property
+    def can_end(self) -> bool:
+        """Whether the output is whole, though more may follow."""
+        return self._native.is_accepting()
+
     def num_allowed(self, token_ids: Sequence[int]) -> int:
         """Return how many of these tokens may come next, up to the first that may not or that ends the output."""
         for index, token_id in enumerate(token_ids):
