@@ -88,8 +88,8 @@ class Runner {
 
     // Computes and samples. A draft is accepted if it is what the sequence's own sampler picks in its place, so the
     // tokens are those of plain steps, with the same random numbers; behind the first that is not, drafts are taken
-    // out of memory again. Drafts that draft() has drawn at random are judged by rejection_sample instead. Errors as Context::decode; a sequence whose sampler fails has its error in the
-    // result; its computed tokens stay in memory.
+    // out of memory again. Drafts that draft() has drawn at random are judged by rejection_sample instead. Errors as
+    // Context::decode; a sequence whose sampler fails has its error in the result; its computed tokens stay in memory.
     StepResult step(const Step & step);
 
     // Up to `max_tokens` drafts for each sequence, from its text so far with drafts[i] behind it; `drafts` may be

@@ -82,6 +82,27 @@ def model_facts(model: Model) -> dict[str, Any]:
         "description": model.description,
         "size_bytes": model.size_bytes,
         "num_params": model.n_params,
+        "weight_types": weight_types(model),
+    }
+
+
+def weight_types(model: Model) -> dict[str, dict[str, Any]]:
+    """Return bytes and kernel of each type the model's matrices are stored in, most bytes first.
+
+    The kernel is the instruction set of ours, or `upstream`. With `repack` ggml's own comes before for the types it
+    re-arranges.
+    """
+    from slipstream.models.gguf import check_model_file
+    from slipstream.native import build_info
+
+    kernels = build_info()["kernels"]
+    sizes: dict[str, int] = {}
+    for tensor in check_model_file(model.path).tensors.values():
+        if len(tensor.shape) > 1:
+            sizes[tensor.type_name] = sizes.get(tensor.type_name, 0) + tensor.size_bytes
+    return {
+        name: {"bytes": size, "kernel": kernels.get(name, "upstream")}
+        for name, size in sorted(sizes.items(), key=lambda item: -item[1])
     }
 
 

@@ -51,6 +51,10 @@ def decode(
             "--threads", "-t", min=0, max=MAX_THREADS, help="CPU threads; 0: the physical cores."
         ),
     ] = 0,
+    repack: Annotated[
+        bool,
+        typer.Option(help="Re-arrange weights for this CPU, as for one request at a time."),
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON with machine, commit, build and every sample.")
     ] = False,
@@ -70,7 +74,7 @@ def decode(
     path = resolve_model(model)
     from slipstream.native import Model
 
-    loaded = Model(path)
+    loaded = Model(path, repack=repack)
     try:
         with Progress() as progress:
             results, used_threads = bench_model(loaded, settings, progress.update)
@@ -103,6 +107,12 @@ def step(
             "--threads", "-t", min=0, max=MAX_THREADS, help="CPU threads; 0: the physical cores."
         ),
     ] = 0,
+    repack: Annotated[
+        bool,
+        typer.Option(
+            help="Re-arrange weights for this CPU; servers of several requests at a time do not."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON with machine, commit, build and every sample.")
     ] = False,
@@ -115,7 +125,7 @@ def step(
     path = resolve_model(model)
     from slipstream.native import Model
 
-    loaded = Model(path)
+    loaded = Model(path, repack=repack)
     try:
         with Progress() as progress:
             results, bandwidth, used_threads = bench_steps(loaded, settings, progress.update)
@@ -125,18 +135,20 @@ def step(
             report = step_report(loaded, settings, results, bandwidth, used_threads)
             typer.echo(json.dumps(report, indent=2))
         else:
-            _print_steps(loaded, results, bandwidth, used_threads)
+            _print_steps(loaded, results, bandwidth, used_threads, repack=repack)
     finally:
         loaded.close()
 
 
-def _print_steps(model: Model, results: list[StepResult], bandwidth: float, threads: int) -> None:
+def _print_steps(
+    model: Model, results: list[StepResult], bandwidth: float, threads: int, *, repack: bool
+) -> None:
     from rich.box import MARKDOWN
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from slipstream.benchmark.report import cpu_name
+    from slipstream.benchmark.report import cpu_name, weight_types
 
     table = Table(title=escape(model.description), title_justify="left", box=MARKDOWN)
     for column in ("depth", "tokens", "ms/step", "± std", "T(n)/T(1)", "tokens/s", "roofline"):
@@ -162,6 +174,12 @@ def _print_steps(model: Model, results: list[StepResult], bandwidth: float, thre
         f"{escape(cpu_name())}",
         highlight=False,
     )
+    kernels = [
+        f"{name} {facts['bytes'] / 2**20:.0f} MiB by {facts['kernel']}"
+        for name, facts in weight_types(model).items()
+    ]
+    repacked = "; of types it re-arranges by ggml's repack" if repack else ""
+    console.print(f"weights: {', '.join(kernels)}{repacked}", highlight=False)
 
 
 def _print_table(
