@@ -82,7 +82,6 @@ def model_facts(model: Model) -> dict[str, Any]:
         "description": model.description,
         "size_bytes": model.size_bytes,
         "num_params": model.n_params,
-        "weight_types": weight_types(model),
     }
 
 

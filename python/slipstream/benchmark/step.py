@@ -227,12 +227,12 @@ def step_report(
     threads: int,
 ) -> dict[str, Any]:
     """Return a step benchmark as JSON values, with where it comes from."""
-    from slipstream.benchmark.report import model_facts, provenance
+    from slipstream.benchmark.report import model_facts, provenance, weight_types
 
     return {
         "benchmark": "step",
         **provenance(),
-        "model": model_facts(model),
+        "model": {**model_facts(model), "weight_types": weight_types(model)},
         "settings": {**asdict(settings), "threads": threads},
         "memory_bytes_per_s": bandwidth,
         "results": [result.to_json() for result in results],

@@ -10,7 +10,9 @@ import typer
 from slipstream.base.errors import SlipstreamError
 from slipstream.cli.bench import bench_app
 from slipstream.cli.chat import chat
-from slipstream.cli.get import get
+from slipstream.cli.get import get, search
+from slipstream.cli.import_ import import_, rm
+from slipstream.cli.ls import ls
 from slipstream.cli.serve import serve
 from slipstream.cli.version import print_version, version
 
@@ -27,6 +29,10 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(chat)
 app.command()(get)
+app.command()(search)
+app.command()(ls)
+app.command("import")(import_)
+app.command()(rm)
 app.add_typer(bench_app, name="bench")
 app.command()(version)
 

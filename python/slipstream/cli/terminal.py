@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,3 +41,36 @@ def writer(out: TextIO) -> Callable[[str], None]:
         out.flush()
 
     return write
+
+
+def print_json(value: Any) -> None:
+    """Print structs, lists and dicts as indented JSON on stdout."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def size_text(num_bytes: int) -> str:
+    """Return a size the way people read it: "4.68 GB"."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.3g} {name}"
+    return f"{num_bytes} B"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that cannot be undone; "no" ends the command.
+
+    Raises:
+        InvalidRequestError: nobody is there to answer and `yes` is not given.
+    """
+    import typer
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        from slipstream.base.errors import InvalidRequestError
+
+        message = f"{question} Nobody can answer here; give --yes"
+        raise InvalidRequestError(message)
+    typer.confirm(question, abort=True, err=True)

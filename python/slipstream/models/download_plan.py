@@ -118,6 +118,11 @@ def plan_download(
     return DownloadPlan(name=name, folder=str(folder), files=tuple(chosen))
 
 
+def variants_of(name: str) -> list[RemoteVariant]:
+    """Ask the hub for the quantizations of a catalogue key or "user/repo", smallest first."""
+    return remote_variants(hub.list_gguf_files(catalogue().get(name.lower(), name)))
+
+
 def remote_variants(files: list[RemoteFile]) -> list[RemoteVariant]:
     """Group a repository's files into quantizations, smallest first; projectors are left out."""
     wholes: dict[str, list[RemoteFile]] = defaultdict(list)

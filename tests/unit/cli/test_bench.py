@@ -13,9 +13,13 @@ from slipstream.cli.main import app
 
 
 class FakeModel(SimpleNamespace):
-    def __init__(self, path):
+    def __init__(self, path, *, repack):
         super().__init__(
-            path=str(path), description="llama [1M] F32", size_bytes=2**21, n_params=10**6
+            path=str(path),
+            repack=repack,
+            description="llama [1M] F32",
+            size_bytes=2**21,
+            n_params=10**6,
         )
 
     def close(self):
@@ -39,6 +43,8 @@ def bench(monkeypatch):
     monkeypatch.setitem(sys.modules, "slipstream.models.catalog", catalog)
     monkeypatch.setattr(decode, "bench_model", bench_model)
     monkeypatch.setattr(report, "provenance", lambda: {"commit": "abc"})
+    types = {"q4_K": {"bytes": 2**20, "kernel": "avx2"}}
+    monkeypatch.setattr(report, "weight_types", lambda _model: types)
 
     def bench_steps(model, settings, progress):
         progress("1 @ d0", 0, 1)
@@ -96,7 +102,14 @@ def test_the_step_table_shows_cost_growth_speed_and_roofline(bench):
         "0", "8", "30.00", "14.14", "3.00", "266.7", "1600.0"
     ]  # fmt: skip
     assert "30.0 GB/s, 2 threads" in seen["result"].stdout
+    assert "weights: q4_K 1 MiB by avx2\n" in seen["result"].stdout
     assert seen["model"].closed
+
+
+def test_weights_are_repacked_as_asked_for(bench):
+    assert bench("m.gguf")["model"].repack
+    assert not bench("m.gguf", command="step")["model"].repack
+    assert "ggml's repack" in bench("m.gguf", "--repack", command="step")["result"].stdout
 
 
 def test_step_json_carries_bandwidth_settings_and_provenance(bench):
