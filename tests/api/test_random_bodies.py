@@ -1,4 +1,4 @@
-"""Seeded random bodies for the stateful routes: whatever is sent, the answer is a good one or names the fault."""
+"""Seeded random bodies: whatever is sent, the answer is a good one or names the fault."""
 
 from __future__ import annotations
 
@@ -41,6 +41,27 @@ CHAT = {
     "integrations": [],
     "stream": False,
 }
+MESSAGES = {
+    "model": MODEL,
+    "max_tokens": 3,
+    "system": [{"type": "text", "text": "s"}],
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "t", "signature": ""},
+                {"type": "tool_use", "id": "c", "name": "n", "input": {"a": 1}},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "x"}]},
+    ],
+    "tools": [{"name": "n", "input_schema": {"type": "object"}}],
+    "tool_choice": {"type": "auto"},
+    "thinking": {"type": "enabled", "budget_tokens": 5},
+    "output_config": {"format": {"type": "json_schema", "schema": {}}},
+    "stop_sequences": ["x"],
+}
 JUNK = [
     None, True, 0, -1, 1e308, 2**70, "", "x" * 300, "\0", [], {}, [[]], ["a"], "resp_",
     {"type": None}, {"type": "message"}, [{"type": []}], {"type": "function", "name": "n"}, {"a": {"b": [1]}},
@@ -62,7 +83,10 @@ def mutate(value: Any, random: Random, rate: float) -> Any:
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.15])
-@pytest.mark.parametrize(("url", "body"), [("/v1/responses", RESPONSES), ("/api/v1/chat", CHAT)])
+@pytest.mark.parametrize(
+    ("url", "body"),
+    [("/v1/responses", RESPONSES), ("/api/v1/chat", CHAT), ("/v1/messages", MESSAGES)],
+)
 def test_no_body_is_an_error_of_the_server(
     client: TestClient, url: str, body: dict, rate: float
 ) -> None:

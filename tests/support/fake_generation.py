@@ -9,6 +9,15 @@ from typing import Any
 import msgspec
 
 from slipstream.base.errors import ModelNotFoundError, SlipstreamError
+from slipstream.base.queries import (
+    Count,
+    Detokenize,
+    Query,
+    QueryAnswer,
+    Text,
+    Tokenize,
+    Tokens,
+)
 from slipstream.base.types import (
     FinishReason,
     GenerationSpec,
@@ -147,6 +156,7 @@ class FakeGeneration:
         self.script: Callable[[GenerationSpec], list[Step]] = words_script
         self.before: Callable[[], Awaitable[Any]] | None = None
         self.specs: list[GenerationSpec] = []
+        self.queries: list[Query] = []
         self.num_closed = 0
         self.closed = asyncio.Event()
 
@@ -163,6 +173,17 @@ class FakeGeneration:
             if isinstance(script[0], SlipstreamError):
                 raise script[0]
         return FakeStream(key, scripts, self._on_close)
+
+    async def ask(self, model: str | None, query: Query) -> tuple[str, QueryAnswer]:
+        """Answer a question about text: a token for each part, a character for each token."""
+        key = self.models.resolve(model)
+        self.queries.append(query)
+        if isinstance(query, Tokenize):
+            pieces = [part.encode() if isinstance(part, str) else b"\xc3" for part in query.parts]
+            return key, Tokens(token_ids=list(range(len(pieces))), pieces=pieces)
+        if isinstance(query, Detokenize):
+            return key, Text(text="x" * len(query.token_ids))
+        return key, Count(num_tokens=len(query.spec.messages))
 
     def _on_close(self) -> None:
         self.num_closed += 1

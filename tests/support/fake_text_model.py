@@ -43,6 +43,9 @@ class FakeTextModel(FakeRunner):
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         return b"".join(VOCAB[token] for token in token_ids)
 
+    def token_piece(self, token_id: int, *, special: bool = False) -> bytes:
+        return VOCAB[token_id]
+
     def chat_template_source(self) -> str | None:
         return self.template
 

@@ -183,7 +183,7 @@ class OutputDelta(msgspec.Struct, tag="delta", omit_defaults=True):
         logprobs: One per token id where asked for.
         finish_reason: None until the last delta.
         stop_string: The stop string that ended the output, where one did.
-        usage: On the last delta.
+        usage: On the last delta; on the first one what is known of the prompt by then.
         reasoning: Newly generated reasoning, with `parse_output`; `text` is the content then.
         tool_calls: Newly generated pieces of tool calls, with `parse_output`.
     """

@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, cast
 
 from slipstream.base.errors import EngineDiedError, InvalidRequestError, ModelLoadError, by_name
+from slipstream.base.queries import QueryFailed
 from slipstream.base.types import RequestFailed
 from slipstream.engine import frames
 from slipstream.engine.event_stream import EventStream
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from slipstream.base.load_config import LoadConfig
+    from slipstream.base.queries import Query, QueryAnswer
     from slipstream.base.types import Event, GenerationSpec, ModelInstanceInfo
     from slipstream.engine.stats import EngineStats
 
@@ -46,6 +48,7 @@ class EngineClient(asyncio.Protocol):
         self._streams: dict[str, weakref.ref[EventStream] | None] = {}
         self.waiting: set[EventStream] = set()
         self._stats_waiters: dict[int, asyncio.Future[EngineStats]] = {}
+        self._askers: dict[int, asyncio.Future[QueryAnswer]] = {}
         self._serials = itertools.count()
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
@@ -173,6 +176,25 @@ class EngineClient(asyncio.Protocol):
         finally:
             self._stats_waiters.pop(serial, None)
 
+    async def ask(self, query: Query) -> QueryAnswer:
+        """Have a question about text answered.
+
+        Raises:
+            EngineDiedError: the process ended.
+            SlipstreamError: whatever the engine tells (InvalidRequestError, TemplateError …).
+        """
+        if not self.is_alive:
+            message = "the engine process ended before the request; send it again"
+            raise EngineDiedError(message)
+        serial = next(self._serials)
+        asker: asyncio.Future[QueryAnswer] = self._loop.create_future()
+        self._askers[serial] = asker
+        try:
+            self._send(frames.Ask(serial, query))
+            return await asker
+        finally:
+            self._askers.pop(serial, None)
+
     def shutdown(self) -> None:
         """Ask the engine to end; the socket closes when it has."""
         self._send(frames.Shutdown())
@@ -214,6 +236,14 @@ class EngineClient(asyncio.Protocol):
             waiter = self._stats_waiters.get(reply.serial)
             if waiter is not None and not waiter.done():
                 waiter.set_result(reply.stats)
+        elif isinstance(reply, frames.AskReply):
+            asker = self._askers.get(reply.serial)
+            if asker is not None and not asker.done():
+                answer = reply.answer
+                if isinstance(answer, QueryFailed):
+                    asker.set_exception(by_name(answer.error)(answer.message, param=answer.param))
+                else:
+                    asker.set_result(answer)
         elif isinstance(reply, frames.Progress):
             if self._progress is not None:
                 self._progress(reply.fraction)
@@ -243,7 +273,7 @@ class EngineClient(asyncio.Protocol):
         text = f"{message}; the next request loads the model again"
         for request_id in list(self._streams):
             self._deliver(_failed(request_id, EngineDiedError, text))
-        for future in (self._loaded, *self._stats_waiters.values()):
+        for future in (self._loaded, *self._stats_waiters.values(), *self._askers.values()):
             if future is not None and not future.done():
                 future.set_exception(EngineDiedError(message))
         self._end = how

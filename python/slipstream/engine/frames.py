@@ -2,8 +2,8 @@
 
 A frame is a 4-byte little-endian length and that many bytes of msgpack, one message of the unions below::
 
-    API process  -> engine process   Load  Submit  Abort  GetStats  Shutdown          (EngineCommand)
-    API process <-  engine process   Progress  Ready | LoadFailed  Events  StatsReply (EngineReply)
+    API process  -> engine process   Load  Submit  Abort  Ask  GetStats  Shutdown                 (EngineCommand)
+    API process <-  engine process   Progress  Ready | LoadFailed  Events  AskReply  StatsReply   (EngineReply)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 
 from slipstream.base.errors import InvalidRequestError
 from slipstream.base.load_config import LoadConfig
+from slipstream.base.queries import Query, QueryAnswer, QueryFailed
 from slipstream.base.types import Event, GenerationSpec, ModelInstanceInfo
 from slipstream.engine.stats import EngineStats
 
@@ -44,6 +45,13 @@ class Abort(msgspec.Struct, tag="abort"):
     """End a request early. Unknown ids are ignored: it may just have finished."""
 
     request_id: str
+
+
+class Ask(msgspec.Struct, tag="ask"):
+    """Ask for an AskReply with the same serial."""
+
+    serial: int
+    query: Query
 
 
 class GetStats(msgspec.Struct, tag="get_stats"):
@@ -88,6 +96,13 @@ class Events(msgspec.Struct, tag="events"):
     events: list[Event]
 
 
+class AskReply(msgspec.Struct, tag="ask_reply"):
+    """The answer to Ask."""
+
+    serial: int
+    answer: QueryAnswer | QueryFailed
+
+
 class StatsReply(msgspec.Struct, tag="stats"):
     """The answer to GetStats."""
 
@@ -95,8 +110,8 @@ class StatsReply(msgspec.Struct, tag="stats"):
     stats: EngineStats
 
 
-EngineCommand = Load | Submit | Abort | GetStats | Shutdown
-EngineReply = Progress | Ready | LoadFailed | Events | StatsReply
+EngineCommand = Load | Submit | Abort | Ask | GetStats | Shutdown
+EngineReply = Progress | Ready | LoadFailed | Events | AskReply | StatsReply
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[EngineCommand] = msgspec.msgpack.Decoder(EngineCommand)
@@ -156,6 +171,16 @@ def request_id_of(body: bytes) -> str | None:
     except (msgspec.MsgspecError, ValueError, RecursionError, LookupError, TypeError):
         return None
     return request_id if isinstance(request_id, str) else None
+
+
+def serial_of(body: bytes) -> int | None:
+    """Return the serial of an Ask that `decode_command` refused, so that it can be answered."""
+    try:
+        raw: Any = _raw_decoder.decode(body)
+        serial = raw["serial"] if raw["type"] == "ask" else None
+    except (msgspec.MsgspecError, ValueError, RecursionError, LookupError, TypeError):
+        return None
+    return serial if isinstance(serial, int) else None
 
 
 class FrameSplitter:

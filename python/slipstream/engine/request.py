@@ -129,11 +129,12 @@ class Request:
             What the reader gets to see; with `finish_reason` but without `usage` if the token was the last.
         """
         self.token_ids.append(token_id)
+        delta = OutputDelta(self.request_id, "", [token_id])
+        self.last_token_s = now_s
         if not self.first_token_s:
             self.first_token_s = now_s
-        self.last_token_s = now_s
+            delta.usage = self.usage(now_s)
         text = self.text
-        delta = OutputDelta(self.request_id, "", [token_id])
         if logprob is not None:
             delta.logprobs = [logprob]
         if (

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from slipstream.base.queries import Query, QueryAnswer
     from slipstream.base.types import GenerationSpec, OutputDelta
     from slipstream.engine.event_stream import EventStream
     from slipstream.runtime.model_manager import ModelManager
@@ -149,6 +150,19 @@ class Generation:
             stream.close()
             raise
         return stream
+
+    async def ask(self, model: str | None, query: Query) -> tuple[str, QueryAnswer]:
+        """Have a model answer a question about text, loading it first if needed.
+
+        Returns:
+            The key of the model, and the answer, of the type the question names.
+
+        Raises:
+            SlipstreamError: as `stream`.
+        """
+        key = self.models.resolve(model)
+        client = await self.models.client(key)
+        return key, await client.ask(query)
 
     async def collect(self, model: str | None, spec: GenerationSpec) -> GenerationResult:
         """Run one request to its end. Cancelling the calling task aborts it.

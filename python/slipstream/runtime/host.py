@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from slipstream.base.errors import ClosedError, InvalidRequestError, QueueFullError
+from slipstream.base.queries import QueryFailed
 from slipstream.base.types import FinishReason, ModelInstanceInfo, OutputDelta, RequestFailed, Usage
 from slipstream.engine.core import EngineCore
 from slipstream.engine.prefix_files import PrefixFiles
@@ -22,17 +23,20 @@ from slipstream.engine.request import Request, failure
 from slipstream.engine.runner import ModelRunner
 from slipstream.models.gguf import check_model_file
 from slipstream.runtime.prompts import ChosenFormat, PromptBuilder, Tokenizer, choose_format
+from slipstream.runtime.text_queries import TextQueries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
     from slipstream.base.load_config import LoadConfig
+    from slipstream.base.queries import Query, QueryAnswer
     from slipstream.base.types import Event, GenerationSpec, OutputFormat
     from slipstream.engine.grammar import Matcher
     from slipstream.engine.llama_runner import LlamaRunner
     from slipstream.engine.stats import EngineStats
 
+    Reply = Callable[[QueryAnswer | QueryFailed], None]
     StoreMaker = Callable[[Callable[[int], float | None]], PrefixStore]
 
 _log = logging.getLogger(__name__)
@@ -56,6 +60,14 @@ class _Record:
     echo: str = ""  # text to put in front of the first delta
     is_submitted: bool = False  # the core knows it
     is_aborted: bool = False
+
+
+@dataclass(slots=True, eq=False, frozen=True)
+class _Question:
+    """A question about text that waits for the prompt thread."""
+
+    query: Query
+    reply: Reply
 
 
 class EngineHost:
@@ -88,6 +100,7 @@ class EngineHost:
         self._info = info
         self._runner = runner
         self._builder = PromptBuilder(runner, chosen)
+        self._texts = TextQueries(runner, self._builder, info.num_vocab)
         self._core = EngineCore(
             runner,
             max_waiting=info.max_waiting,
@@ -99,7 +112,7 @@ class EngineHost:
         )
         self._lock = threading.Lock()
         self._records: dict[str, _Record] = {}
-        self._prompts: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
+        self._prompts: queue.SimpleQueue[_Record | _Question | None] = queue.SimpleQueue()
         self._is_closed = False
         self._prompt_thread = threading.Thread(
             target=self._run_prompts, name="slipstream-prompt", daemon=True
@@ -195,6 +208,10 @@ class EngineHost:
         if error is not None:
             _deliver(sink, [failure(request_id, error)])
 
+    def ask(self, query: Query, reply: Reply) -> None:
+        """Have a question about text answered, on the prompt thread. Any thread; after `close` nobody replies."""
+        self._prompts.put(_Question(query, reply))
+
     def abort(self, request_id: str) -> None:
         """End a request early; it still gets its terminal event. Unknown ids are ignored. Any thread."""
         with self._lock:
@@ -231,6 +248,9 @@ class EngineHost:
         while (record := self._prompts.get()) is not None:
             if self._is_closed:
                 return  # close() reports the end of what is left
+            if isinstance(record, _Question):
+                self._reply(record)
+                continue
             request_id = record.spec.request_id
             if record.is_aborted:
                 end = OutputDelta(request_id, finish_reason=FinishReason.ABORT, usage=Usage())
@@ -242,6 +262,16 @@ class EngineHost:
                 if not isinstance(error, InvalidRequestError | QueueFullError | ClosedError):
                     _log.exception("request %s cannot be started", request_id)
                 self._finish(failure(request_id, error))
+
+    def _reply(self, question: _Question) -> None:
+        try:
+            answer: QueryAnswer | QueryFailed = self._texts.answer(question.query)
+        except Exception as error:  # the edge of one question
+            if not isinstance(error, InvalidRequestError):
+                _log.exception("a question cannot be answered")
+            failed = failure("", error)
+            answer = QueryFailed(failed.error, failed.message, failed.param)
+        question.reply(answer)
 
     def _start(self, record: _Record) -> None:
         """Make the prompt and hand the request to the core."""

@@ -37,6 +37,9 @@ class Tokenizer(Protocol):
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """Return the text of token ids."""
 
+    def token_piece(self, token_id: int, *, special: bool = False) -> bytes:
+        """Return the bytes one token stands for; with `special`, the spelling of control tokens, too."""
+
     def chat_template_source(self) -> str | None:
         """Return the model's own template, None if it has none."""
 

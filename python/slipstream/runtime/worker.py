@@ -25,6 +25,7 @@ from slipstream.base.errors import (
     ModelLoadError,
     SlipstreamError,
 )
+from slipstream.base.queries import QueryFailed
 from slipstream.base.types import RequestFailed
 from slipstream.engine import frames
 from slipstream.runtime.host import EngineHost
@@ -99,6 +100,9 @@ class ReplyWriter:
         except InvalidRequestError as error:
             if isinstance(reply, frames.Events):
                 self._write_parts(reply.events, error)
+            elif isinstance(reply, frames.AskReply):
+                failed = QueryFailed(type(error).__name__, error.message)
+                self._write(frames.AskReply(reply.serial, failed))
             else:
                 _log.exception("a reply cannot be sent")
             return
@@ -204,7 +208,7 @@ class Worker:
         try:
             command = frames.decode_command(body)
         except ValueError as error:
-            self._refuse(frames.request_id_of(body), error)
+            self._refuse(body, error)
             return
         if isinstance(command, frames.Shutdown):
             self._stop.set()
@@ -214,15 +218,23 @@ class Worker:
             host.submit(command.spec, self._take_events)
         elif isinstance(command, frames.Abort):
             host.abort(command.request_id)
+        elif isinstance(command, frames.Ask):
+            serial = command.serial
+            host.ask(
+                command.query, lambda answer: self._writer.send(frames.AskReply(serial, answer))
+            )
         elif isinstance(command, frames.GetStats):
             self._writer.send(frames.StatsReply(command.serial, host.stats()))
 
-    def _refuse(self, request_id: str | None, error: ValueError) -> None:
-        if request_id is None:
+    def _refuse(self, body: bytes, error: ValueError) -> None:
+        kind, text = InvalidRequestError.__name__, f"the request is {error}"
+        request_id, serial = frames.request_id_of(body), frames.serial_of(body)
+        if serial is not None:
+            self._writer.send(frames.AskReply(serial, QueryFailed(kind, text)))
+        elif request_id is not None:
+            self._writer.send_events([RequestFailed(request_id, kind, text)])
+        else:
             _log.warning("ignored: %s", error)
-            return
-        failed = RequestFailed(request_id, InvalidRequestError.__name__, f"the request is {error}")
-        self._writer.send_events([failed])
 
     def _take_events(self, events: list[Event]) -> None:
         self._writer.send_events(events)

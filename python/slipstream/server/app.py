@@ -13,6 +13,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slipstream.base import errors
+from slipstream.server.anthropic_answers import PREFIX as ANTHROPIC_PREFIX
+from slipstream.server.anthropic_answers import anthropic_error
 from slipstream.server.context import ServerContext, ServerSettings
 from slipstream.server.errors import ErrorDetail, describe
 from slipstream.server.in_flight import ClientGoneError
@@ -107,6 +109,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
         headers = {"retry-after": str(math.ceil(_RETRY_AFTER_S))}
     if request.url.path.startswith(NATIVE_PREFIX):
         return JSONResponse({"error": describe_native(error)}, status, headers)
+    if request.url.path.startswith(ANTHROPIC_PREFIX):
+        return JSONResponse(anthropic_error(describe(error), status), status, headers)
     return _reply(describe(error), status, headers)
 
 
@@ -126,10 +130,13 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     }
     message, code = words.get(error.status_code, (error.detail, None))
     detail = ErrorDetail(message, "invalid_request_error", None, code)
+    headers = dict(error.headers or {})
+    if request.url.path.startswith(ANTHROPIC_PREFIX):
+        return JSONResponse(anthropic_error(detail, error.status_code), error.status_code, headers)
     if request.url.path.startswith(NATIVE_PREFIX):
         fields = native_fields(detail, "invalid_request")
-        return JSONResponse({"error": fields}, error.status_code, dict(error.headers or {}))
-    return _reply(detail, error.status_code, dict(error.headers or {}))
+        return JSONResponse({"error": fields}, error.status_code, headers)
+    return _reply(detail, error.status_code, headers)
 
 
 def _too_large(detail: ErrorDetail) -> Response:

@@ -114,8 +114,9 @@ class Tracker:
         else:
             self._metrics.ttft.labels(self._model).observe(now_s - self._arrival_s)
         self._last_s[index] = now_s
-        if delta.finish_reason is not None:
-            self._metrics.choices.labels(self._model, delta.finish_reason.value).inc()
+        if delta.finish_reason is None:
+            return
+        self._metrics.choices.labels(self._model, delta.finish_reason.value).inc()
         if delta.usage is not None:
             self.usages[index] = usage = delta.usage
             tokens = self._metrics.tokens

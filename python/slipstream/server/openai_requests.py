@@ -94,9 +94,9 @@ def completion_specs(request: CompletionRequest, request_id: str) -> list[Genera
     return specs
 
 
-def new_id(prefix: str) -> str:
+def new_id(prefix: str, joint: str = "-") -> str:
     """Return a fresh id such as `chatcmpl-3f…`."""
-    return f"{prefix}-{secrets.token_hex(12)}"
+    return f"{prefix}{joint}{secrets.token_hex(12)}"
 
 
 def sampling_params(

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import models_json_schema
 
-from slipstream.server import lmstudio_v1_chat, openai_routes, responses_routes, system_routes
+from slipstream.server import (
+    anthropic_routes,
+    lmstudio_v1_chat,
+    openai_routes,
+    responses_routes,
+    system_routes,
+    text_routes,
+)
+from slipstream.server.anthropic_answers import MessageAnswer, TokenCount
+from slipstream.server.anthropic_schemas import CountTokensRequest, MessagesRequest
 from slipstream.server.context import VERSION
 from slipstream.server.lmstudio_v1_chat_schemas import NativeChatAnswer, NativeChatRequest
 from slipstream.server.openai_answers import (
@@ -21,6 +30,12 @@ from slipstream.server.openai_answers import (
 from slipstream.server.openai_schemas import ChatRequest, CompletionRequest
 from slipstream.server.responses_answers import DeletedResponse, ResponseAnswer
 from slipstream.server.responses_schemas import ResponsesRequest
+from slipstream.server.text_schemas import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -93,6 +108,23 @@ ENDPOINTS = (
         responses_routes.delete_response,
         gives=DeletedResponse,
     ),
+    Endpoint(
+        "POST",
+        "/v1/messages",
+        anthropic_routes.create_message,
+        MessagesRequest,
+        MessageAnswer,
+        True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/messages/count_tokens",
+        anthropic_routes.count_message_tokens,
+        CountTokensRequest,
+        TokenCount,
+    ),
+    Endpoint("POST", "/tokenize", text_routes.tokenize, TokenizeRequest, TokenizeAnswer),
+    Endpoint("POST", "/detokenize", text_routes.detokenize, DetokenizeRequest, DetokenizeAnswer),
     Endpoint(
         "POST",
         "/api/v1/chat",

@@ -11,6 +11,7 @@ import pytest
 
 from slipstream.base.errors import ModelLoadError
 from slipstream.base.load_config import LoadConfig
+from slipstream.base.queries import Detokenize, QueryFailed, Text
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec, OutputDelta, RequestFailed
 from slipstream.engine import frames
@@ -246,3 +247,18 @@ def test_every_line_of_a_log_record_tells_its_level():
     assert lines[:2] == ["ERROR slipstream.x: one", "ERROR slipstream.x: two 2"]
     assert lines[-1] == "ERROR slipstream.x: KeyError: 'x'"
     assert all(line.startswith("ERROR slipstream.x: ") for line in lines)
+
+
+def test_a_question_about_text_is_answered_or_refused(worker):
+    worker.send(frames.Ask(7, Detokenize(token_ids=text_tokens("ab"))))
+    assert worker.read() == frames.AskReply(7, Text(text="ab"))
+    worker.send(frames.Ask(8, Detokenize(token_ids=[-1])))
+    reply = worker.read()
+    assert (reply.serial, type(reply.answer), reply.answer.param) == (8, QueryFailed, "tokens")
+
+
+def test_a_question_that_cannot_be_read_is_refused(worker):
+    body = msgspec.msgpack.encode({"type": "ask", "serial": 3, "query": {"type": "no"}})
+    assert worker.socket.write(len(body).to_bytes(4, "little") + body)
+    reply = worker.read()
+    assert (reply.serial, type(reply.answer)) == (3, QueryFailed)
