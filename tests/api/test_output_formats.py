@@ -86,3 +86,35 @@ def test_a_spelling_becomes_the_specs_output_format(
     else:
         assert json.loads(found.value) == value
         assert list(json.loads(found.value)) == list(value)  # properties keep their order
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy"),
+    [
+        ({}, "error"),
+        ({"context_overflow": "truncate_middle"}, "truncate_middle"),
+        ({"contextOverflowPolicy": "stopAtLimit"}, "error"),
+        ({"contextOverflowPolicy": "truncateMiddle"}, "truncate_middle"),
+        ({"contextOverflowPolicy": "rollingWindow"}, "rolling_window"),
+    ],
+)
+def test_both_spellings_of_the_overflow_policy(
+    client: TestClient, generation: FakeGeneration, fields: dict[str, Any], policy: str
+) -> None:
+    assert client.post("/v1/chat/completions", json={**CHAT, **fields}).status_code == 200
+    assert client.post("/v1/completions", json={"prompt": "x", **fields}).status_code == 200
+    assert [spec.context_overflow for spec in generation.specs] == [policy, policy]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"context_overflow": "shrink"},
+        {"contextOverflowPolicy": "rolling_window"},
+        {"context_overflow": "error", "contextOverflowPolicy": "rollingWindow"},
+    ],
+)
+def test_overflow_policies_there_are_not(client: TestClient, fields: dict[str, Any]) -> None:
+    answer = client.post("/v1/chat/completions", json={**CHAT, **fields})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] in fields

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from slipstream import LLM, FinishReason, LoadConfig, SamplingParams
@@ -17,6 +18,7 @@ from slipstream.base.errors import (
     ModelNotFoundError,
     SlipstreamError,
 )
+from slipstream.base.types import GenerationSpec
 from slipstream.runtime.results import ResultCollector
 from tests.support.native import assert_agree
 
@@ -192,3 +194,44 @@ def test_after_close_calls_are_refused(tiny_path: Callable[[str], Path]) -> None
     llm.close()
     with pytest.raises(ClosedError):
         llm.generate("x", GREEDY)
+
+
+@pytest.mark.parametrize("policy", ["rolling_window", "truncate_middle"])
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "mamba"])
+def test_a_full_context_rolls_and_goes_on_as_from_what_is_left(
+    tiny_path: Callable[[str], Path], kind: str, policy: str
+) -> None:
+    config = LoadConfig(context_length=256, parallel=2, threads=1)
+    with LLM(tiny_path(kind), config) as small:
+        prompt = [40 + i % 50 for i in range(60)]
+        sampling = SamplingParams(temperature=0.0, max_tokens=600, ignore_eos=True, logprobs=2)
+        spec = GenerationSpec(
+            request_id="roll", prompt_token_ids=prompt, sampling=sampling, context_overflow=policy
+        )
+        result = small.run([spec])[0]
+        assert result.usage.num_output_tokens == 600
+        limit = 256
+        full = [*prompt, *result.token_ids[: limit - len(prompt)]]
+        head = 4 if policy == "rolling_window" else len(prompt)
+        left = full[:head] + full[head + (limit - head + 1) // 2 :]
+        again = small.generate(left, msgspec.structs.replace(sampling, max_tokens=20))
+        start = limit - len(prompt)
+        assert result.logprobs is not None
+        assert again.logprobs is not None
+        for one, other in zip(result.logprobs[start : start + 20], again.logprobs, strict=True):
+            if one.token_id != other.token_id:
+                assert other.top[0][2] - other.top[1][2] < 0.05
+                break
+            assert one.logprob == pytest.approx(other.logprob, abs=0.05)
+
+
+def test_a_prompt_that_is_too_long_is_shortened_where_the_spec_says_so(llm: LLM) -> None:
+    messages = [{"role": "user", "content": f"message {i} " + "x" * 60} for i in range(20)]
+    with pytest.raises(ContextLengthError):
+        llm.chat(messages, GREEDY)
+    spec = GenerationSpec(
+        request_id="long", messages=messages, sampling=GREEDY, context_overflow="truncate_middle"
+    )
+    result = llm.run([spec])[0]
+    assert result.usage.num_output_tokens == 12
+    assert result.usage.num_prompt_tokens <= 256 - 12

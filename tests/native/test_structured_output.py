@@ -10,13 +10,23 @@ import pytest
 
 from slipstream import LLM, FinishReason, LoadConfig, SamplingParams
 from slipstream.base.errors import GrammarError
-from slipstream.base.types import GenerationSpec, OutputFormat, Speculation
+from slipstream.base.types import (
+    GenerationSpec,
+    OutputDelta,
+    OutputFormat,
+    RequestFailed,
+    Speculation,
+)
+from slipstream.engine.grammar import Matcher
+from slipstream.engine.request import Request, check_request
+from tests.support.hand_driven import HandDrivenEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from slipstream import GenerationResult
+    from slipstream.base.types import Event
 
 CONFIG = LoadConfig(context_length=512, parallel=4, threads=1)
 PERSON = {
@@ -169,3 +179,51 @@ def test_a_preempted_request_goes_on_where_it_was(tiny_path: Callable[[str], Pat
         assert small.stats().preemptions_total > 0
     for i, result in enumerate(results):
         assert re.fullmatch(f"{i}[a-f]{{99}}", result.text)
+
+
+class Overtaxed(Matcher):
+    """A matcher that gives up after some masks, as llguidance does where a grammar is too complex."""
+
+    num_masks = 3
+
+    def write_masks(self, address: int, mask_bytes: int, draft_token_ids: Sequence[int]) -> None:
+        self.num_masks -= 1
+        super().write_masks(address, mask_bytes, draft_token_ids)
+        if self.num_masks < 0:
+            message = "too complex"
+            raise GrammarError(message)
+
+    def accept(self, token_ids: Iterable[int]) -> None:
+        super().accept(token_ids)
+        if self.num_masks < 0:
+            message = "too complex"
+            raise GrammarError(message)
+
+
+def test_a_grammar_that_becomes_too_complex_ends_its_own_request_only(
+    tiny_path: Callable[[str], Path],
+) -> None:
+    engine = HandDrivenEngine(tiny_path("llama"), CONFIG)
+    matchers = [
+        engine.runner.matcher(OutputFormat(kind="regex", value="[a-f]{20}")) for _ in range(2)
+    ]
+    matchers[1] = Overtaxed(*(getattr(matchers[1], name) for name in ("_native", "_eog_ids")))
+    requests = [
+        Request(str(i), [40, 41, 42], SamplingParams(seed=i, max_tokens=40), matcher=matcher)
+        for i, matcher in enumerate(matchers)
+    ]
+    for request in requests:
+        check_request(request, engine.runner.info)
+        engine.scheduler.add(request, 0.0)
+    events: dict[str, list[Event]] = {"0": [], "1": []}
+    while engine.scheduler.has_requests:
+        output = engine.scheduler.schedule(0.0)
+        engine.scheduler.update_from_output(output, engine.runner.step(output.scheduled), 0.0)
+        engine.scheduler.check_integrity()
+        for event in engine.scheduler.take_events()[0]:
+            events[event.request_id].append(event)
+    assert isinstance(events["0"][-1], OutputDelta)
+    assert requests[0].num_output_tokens == 20
+    failed = events["1"][-1]
+    assert isinstance(failed, RequestFailed)
+    assert (failed.error, failed.message) == ("GrammarError", "too complex")

@@ -69,11 +69,6 @@ class Matcher:
         self._eog_ids = eog_ids
 
     @property
-    def error(self) -> str:
-        """Why no mask can be made any more, "" as long as one can."""
-        return _first_part(self._native.get_error()) if self._native.is_error() else ""
-
-    @property
     def is_complete(self) -> bool:
         """Whether the output is whole and nothing can follow it."""
         return self._native.is_stopped() and not self._native.is_error()
@@ -98,21 +93,21 @@ class Matcher:
             GrammarError: it cannot be followed any further, for it is too complex.
         """
         text_ids = [token_id for token_id in token_ids if token_id not in self._eog_ids]
-        if self._native.try_consume_tokens(text_ids) < len(text_ids) or self._native.is_error():
-            message = (
-                f"the output cannot be matched to its grammar: {self.error or 'no way to go on'}"
-            )
+        if self._native.try_consume_tokens(text_ids) < len(text_ids):
+            message = "the output cannot be matched to its grammar any further"
             raise GrammarError(message)
+        self._check()
 
     def write_masks(self, address: int, mask_bytes: int, draft_token_ids: Sequence[int]) -> None:
         """Write the mask of the next token, and one behind each draft, as far as drafts are allowed.
-
-        Nothing is possible under a mask that cannot be made.
 
         Args:
             address: Of the first mask; the others follow.
             mask_bytes: Of each mask.
             draft_token_ids: Taken for said after each other.
+
+        Raises:
+            GrammarError: it cannot be followed any further. The masks are worth nothing then.
         """
         native, num_taken = self._native, 0
         while True:
@@ -125,6 +120,13 @@ class Matcher:
             num_taken += 1
         if num_taken:
             native.rollback(num_taken)
+        self._check()
+
+    def _check(self) -> None:
+        if self._native.is_error():
+            problem = _first_part(self._native.get_error())
+            message = f"the output cannot be matched to its grammar any further: {problem}"
+            raise GrammarError(message)
 
 
 class GrammarCompiler:

@@ -248,6 +248,24 @@ class KVCache:
         self._runner.trim(seq_id, num_tokens)
         self._tree.truncate(seq_id, num_tokens)
 
+    def rewrite(self, seq_id: int, token_ids: Sequence[int], num_kept: int) -> int:
+        """Let a live sequence go on with other tokens.
+
+        Args:
+            seq_id: The sequence.
+            token_ids: Of its request from now on; the first `num_kept` are those it holds.
+            num_kept: Tokens it may keep.
+
+        Returns:
+            Tokens it holds now: `num_kept`, or 0 if this memory cannot drop only the others.
+        """
+        if not (self._can_trim and self._runner.trim(seq_id, num_kept)):
+            num_kept = 0
+            self._runner.trim(seq_id, 0)
+        self._tree.truncate(seq_id, num_kept)
+        self._tree.rename(seq_id, token_ids)
+        return num_kept
+
     def release(self, seq_id: int) -> None:
         """Take a sequence back from its request and keep what it holds as a cached prefix, if it is the only one."""
         self._live.remove(seq_id)

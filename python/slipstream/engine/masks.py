@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from slipstream.base.errors import GrammarError
 from slipstream.engine.grammar import num_mask_words
@@ -14,8 +13,6 @@ from slipstream.engine.grammar import num_mask_words
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
-
-    from numpy.typing import NDArray
 
     from slipstream.engine.grammar import Matcher
     from slipstream.engine.runner import ScheduledSequence, StepResult
@@ -45,7 +42,8 @@ class StepMasks:
 
     def __init__(self, num_vocab: int, max_rows: int) -> None:
         num_words = num_mask_words(num_vocab)
-        self.array: NDArray[np.uint32] = np.zeros((max_rows, num_words), np.uint32)
+        self._words = (ctypes.c_uint32 * (max_rows * num_words))()
+        self.array = memoryview(self._words).cast("B").cast("I", (max_rows, num_words))
         self.rows: list[int] = []
         self._num_mask_bytes = num_words * 4
         self._matchers: dict[int, Matcher] = {}
@@ -100,14 +98,16 @@ class StepMasks:
         self._thread.shutdown()
 
     def _write(self) -> None:
-        address, num_bytes = self.array.ctypes.data, self._num_mask_bytes
+        first, num_bytes = ctypes.addressof(self._words), self._num_mask_bytes
         for matcher, row, drafts in self._work:
+            address = first + row * num_bytes
             try:
-                matcher.write_masks(address + row * num_bytes, num_bytes, drafts)
-                if matcher.error:
-                    self.array[row : row + 1 + len(drafts)] = 0
+                matcher.write_masks(address, num_bytes, drafts)
+                continue
+            except GrammarError:  # which `accept` reports
+                pass
             except (
                 Exception
             ):  # the edge of one sequence: the others of the step must not wait for ever
                 _log.exception("no mask for a sequence")
-                self.array[row : row + 1 + len(drafts)] = 0
+            ctypes.memset(address, 0, (1 + len(drafts)) * num_bytes)

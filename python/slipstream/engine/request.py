@@ -59,13 +59,16 @@ class Request:
         arrival_s: When it was submitted, by `time.monotonic`.
         speculation_options: Whether and how its next tokens are drafted.
         matcher: What its output must look like; None for anything.
+        context_overflow: What happens when the context is full: by error it ends with LENGTH, otherwise see `roll`.
         token_ids: Prompt and output.
         status: See RequestStatus.
         seq_id: Of its sequence, NO_SEQUENCE while it never had one.
         num_prompt_tokens: Length of the prompt.
         num_computed_tokens: Tokens in the KV cache.
         num_cached_tokens: Prompt tokens that were there when it was admitted first.
-        max_num_tokens: Length of `token_ids` that ends it with LENGTH; set by `check_request`.
+        max_num_tokens: Length of `token_ids` at which it is full; set by `limit_to`, as the next one.
+        max_output_tokens: Number of output tokens that ends it with LENGTH.
+        num_dropped_tokens: Of prompt and output, no longer in `token_ids`.
         text: The text of its output.
         stop_token_ids: As a set.
         speculation: What became of its drafts.
@@ -80,6 +83,7 @@ class Request:
     arrival_s: float = field(default_factory=time.monotonic)
     speculation_options: Speculation = field(default_factory=Speculation)
     matcher: Matcher | None = None
+    context_overflow: str = "error"
     token_ids: list[int] = field(init=False)
     status: RequestStatus = field(init=False, default=RequestStatus.WAITING)
     seq_id: int = field(init=False, default=NO_SEQUENCE)
@@ -87,12 +91,15 @@ class Request:
     num_computed_tokens: int = field(init=False, default=0)
     num_cached_tokens: int = field(init=False, default=0)
     max_num_tokens: int = field(init=False, default=0)
+    max_output_tokens: int = field(init=False, default=0)
+    num_dropped_tokens: int = field(init=False, default=0)
     text: OutputText = field(init=False)
     stop_token_ids: frozenset[int] = field(init=False)
     speculation: SpeculationCounters = field(init=False, default_factory=SpeculationCounters)
     first_step_s: float = field(init=False, default=0.0)
     first_token_s: float = field(init=False, default=0.0)
     last_token_s: float = field(init=False, default=0.0)
+    _num_context_tokens: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_token_ids)
@@ -102,8 +109,46 @@ class Request:
 
     @property
     def output_token_ids(self) -> list[int]:
-        """The tokens generated so far, the one that ended the output included."""
+        """The tokens generated so far, the one that ended the output included. While none are dropped."""
         return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def num_output_tokens(self) -> int:
+        """How many they are, the dropped ones included."""
+        return len(self.token_ids) + self.num_dropped_tokens - self.num_prompt_tokens
+
+    @property
+    def must_roll(self) -> bool:
+        """Whether it goes on but has no room to."""
+        return self.context_overflow != "error" and len(self.token_ids) >= self.max_num_tokens
+
+    def limit_to(self, num_tokens: int) -> None:
+        """Fix how long it may get in a context of so many tokens; without `max_tokens`, one that rolls ends, too."""
+        self._num_context_tokens = num_tokens
+        most = self.sampling.max_tokens
+        if most is None:
+            rolls = self.context_overflow != "error"
+            most = num_tokens if rolls else num_tokens - self.num_prompt_tokens
+        self.max_output_tokens = most
+        self.max_num_tokens = min(num_tokens, self.num_prompt_tokens + most)
+
+    def roll(self) -> int:
+        """Drop half of what is not the head; the rest is to be computed again, as cells know their positions.
+
+        Returns:
+            The tokens of the head: half the context at most of the prompt by truncate_middle, 4 by rolling_window
+            (attention sinks, arXiv 2309.17453).
+        """
+        token_ids = self.token_ids
+        middle = self.context_overflow == "truncate_middle"
+        num_head = min(self.num_prompt_tokens if middle else 4, len(token_ids) // 2)
+        num_dropped = (len(token_ids) - num_head + 1) // 2
+        # A new list: cached prefixes may still refer to the old one.
+        self.token_ids = token_ids[:num_head] + token_ids[num_head + num_dropped :]
+        self.num_dropped_tokens += num_dropped
+        num_left = self.max_output_tokens - self.num_output_tokens
+        self.max_num_tokens = min(self._num_context_tokens, len(self.token_ids) + num_left)
+        return min(num_head, len(self.token_ids) - 1)
 
     def append_output(
         self,
@@ -150,7 +195,9 @@ class Request:
         elif is_complete:
             delta.text += text.finish()
             delta.finish_reason = FinishReason.STOP
-        elif len(self.token_ids) >= self.max_num_tokens:
+        elif self.num_output_tokens >= self.max_output_tokens or (
+            self.context_overflow == "error" and len(self.token_ids) >= self.max_num_tokens
+        ):
             delta.text += text.finish()
             delta.finish_reason = FinishReason.LENGTH
         return delta
@@ -162,7 +209,7 @@ class Request:
         return Usage(
             num_prompt_tokens=self.num_prompt_tokens,
             num_cached_tokens=self.num_cached_tokens,
-            num_output_tokens=len(self.token_ids) - self.num_prompt_tokens,
+            num_output_tokens=self.num_output_tokens,
             queue_s=max(0.0, first_step_s - self.arrival_s),
             prefill_s=first_token_s - first_step_s,
             decode_s=self.last_token_s - first_token_s if self.first_token_s else 0.0,
@@ -199,8 +246,7 @@ def check_request(request: Request, info: RunnerInfo) -> None:
         raise ContextLengthError(message, param="prompt")
     _check_token_ids("prompt", prompt, info.num_vocab)
     _check_token_ids("stop_token_ids", request.sampling.stop_token_ids, info.num_vocab)
-    max_tokens = request.sampling.max_tokens
-    request.max_num_tokens = limit if max_tokens is None else min(limit, len(prompt) + max_tokens)
+    request.limit_to(limit)
 
 
 def _check_token_ids(param: str, token_ids: Sequence[int], num_vocab: int) -> None:

@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from slipstream.base.errors import SlipstreamError
 from slipstream.base.types import FinishReason, OutputDelta
 from slipstream.engine.kv_cache import KVCache
@@ -227,12 +229,25 @@ class Scheduler:
                 if is_draft:  # its cell is computed already
                     request.num_computed_tokens += 1
                     self.kv_cache.append(request.seq_id, 1)
+                elif request.must_roll:
+                    self._roll(request)
                 continue
             if is_draft:  # it and those behind it are not accounted for
                 self.kv_cache.truncate(request.seq_id, request.num_computed_tokens)
             delta.usage = request.usage(now_s)
             self._end(request, delta)
             return
+
+    def _roll(self, request: Request) -> None:
+        """Make room in a full context. The draft model, whose memory has not rolled, drafts for it no longer."""
+        num_kept = request.roll()
+        request.num_computed_tokens = self.kv_cache.rewrite(
+            request.seq_id, request.token_ids, num_kept
+        )
+        options = request.speculation_options
+        if options.source in ("auto", "draft"):
+            source = "ngram" if options.source == "auto" else "off"
+            request.speculation_options = msgspec.structs.replace(options, source=source)
 
     def relieve(self, error: SlipstreamError, now_s: float) -> None:
         """Make room after the runner found none, though by our accounts there was some; then plan again.
@@ -246,7 +261,7 @@ class Scheduler:
             self._preempt_newest()
             return
         request = self._running[0]
-        if request.num_prompt_tokens < len(request.token_ids):
+        if request.num_output_tokens:
             self._finish(request, FinishReason.LENGTH, now_s)
         else:
             self.fail(request, error)

@@ -19,7 +19,7 @@ from slipstream.base.types import FinishReason, ModelInstanceInfo, OutputDelta, 
 from slipstream.engine.core import EngineCore
 from slipstream.engine.prefix_files import PrefixFiles
 from slipstream.engine.prefix_store import PrefixStore
-from slipstream.engine.request import Request, failure
+from slipstream.engine.request import Request, failure, max_sequence_tokens
 from slipstream.engine.runner import ModelRunner
 from slipstream.models.gguf import check_model_file
 from slipstream.runtime.prompts import ChosenFormat, PromptBuilder, Tokenizer, choose_format
@@ -99,7 +99,7 @@ class EngineHost:
     ) -> None:
         self._info = info
         self._runner = runner
-        self._builder = PromptBuilder(runner, chosen)
+        self._builder = PromptBuilder(runner, chosen, max_sequence_tokens(runner.info))
         self._texts = TextQueries(runner, self._builder, info.num_vocab)
         self._core = EngineCore(
             runner,
@@ -297,6 +297,7 @@ class EngineHost:
                 arrival_s=record.arrival_s,
                 speculation_options=spec.speculation,
                 matcher=matcher,
+                context_overflow=spec.context_overflow,
             )
         )
         with self._lock:

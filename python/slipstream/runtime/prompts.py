@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from slipstream.base.errors import InvalidRequestError, TemplateError, UnsupportedError
 from slipstream.base.types import Reasoning
+from slipstream.runtime.overflow import (
+    check_policy,
+    room_for_prompt,
+    shorten_messages,
+    shorten_tokens,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +111,6 @@ def _refuse_unserved(spec: GenerationSpec) -> None:
     unserved = {
         "tools": spec.parse_output and spec.tools,
         "reasoning": spec.reasoning != Reasoning(),
-        "context_overflow": spec.context_overflow != "error",
     }
     for param, is_asked in unserved.items():
         if is_asked:
@@ -119,14 +124,18 @@ class PromptBuilder:
     Args:
         tokenizer: Of the model.
         chosen: How messages are rendered.
+        limit: Tokens that prompt and output can have together.
     """
 
-    def __init__(self, tokenizer: Tokenizer, chosen: ChosenFormat) -> None:
+    def __init__(self, tokenizer: Tokenizer, chosen: ChosenFormat, limit: int) -> None:
         self._tokenizer = tokenizer
         self._chosen = chosen
+        self._limit = limit
 
     def build(self, spec: GenerationSpec) -> Prompt:
         """Return the prompt of a spec. Linear in its length; the range of given token ids is the engine's to check.
+
+        One that does not fit is shortened if the spec's `context_overflow` says so; else the engine refuses it.
 
         Raises:
             UnsupportedError: it asks for something no part of the engine does yet.
@@ -134,12 +143,30 @@ class PromptBuilder:
             TemplateError: the template refuses the messages.
         """
         _refuse_unserved(spec)
+        check_policy(spec.context_overflow)
+        prompt = self._build(spec)
+        if spec.context_overflow == "error" or len(prompt.token_ids) < self._limit:
+            return prompt
+        room = room_for_prompt(spec, self._limit)
+        if spec.messages is not None:
+            messages = shorten_messages(
+                spec.messages,
+                spec.context_overflow,
+                lambda some: len(self._chat(spec, some).token_ids) <= room,
+            )
+            prompt = self._chat(spec, messages)
+        if len(prompt.token_ids) > room:
+            token_ids = shorten_tokens(prompt.token_ids, room, spec.context_overflow)
+            prompt = replace(prompt, token_ids=token_ids)
+        return prompt
+
+    def _build(self, spec: GenerationSpec) -> Prompt:
         forms = (spec.messages, spec.prompt, spec.prompt_token_ids)
         if sum(form is not None for form in forms) != 1:
             message = "give exactly one of messages, prompt and prompt_token_ids"
             raise InvalidRequestError(message, param="prompt")
         if spec.messages is not None:
-            return self._chat(spec)
+            return self._chat(spec, spec.messages)
         if spec.prompt is not None:
             token_ids = self._tokenizer.tokenize(spec.prompt, add_special=True, parse_special=True)
             text = spec.prompt if spec.echo_prompt else ""
@@ -150,13 +177,13 @@ class PromptBuilder:
             text = self._tokenizer.detokenize(token_ids).decode("utf-8", "replace")
         return Prompt(token_ids, text)
 
-    def _chat(self, spec: GenerationSpec) -> Prompt:
+    def _chat(self, spec: GenerationSpec, messages: Sequence[dict[str, Any]]) -> Prompt:
         chosen, tokenizer = self._chosen, self._tokenizer
-        if not spec.messages:
+        if not messages:
             message = "messages is empty; it must hold at least one message"
             raise InvalidRequestError(message, param="messages")
         text = chosen.format.render(
-            spec.messages,
+            messages,
             spec.tools,
             add_generation_prompt=spec.add_generation_prompt,
             options=spec.template_options,

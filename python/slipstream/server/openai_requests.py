@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from slipstream.server.openai_schemas import (
         ChatMessage,
         ChatRequest,
+        CompletionFields,
         CompletionRequest,
         ContentPart,
         SamplingFields,
@@ -42,6 +43,11 @@ _SAME_NAME = (
     "dry_allowed_length",
     "dry_penalty_last_n",
 )
+_OVERFLOW_POLICIES = {
+    "stopAtLimit": "error",
+    "truncateMiddle": "truncate_middle",
+    "rollingWindow": "rolling_window",
+}
 _UNSET = -1  # what several clients send for "no limit", "any seed", "all tokens"
 
 
@@ -66,6 +72,7 @@ def chat_specs(request: ChatRequest, request_id: str) -> list[GenerationSpec]:
         sampling=sampling_params(request, max_tokens, logprobs),
         template_options=request.chat_template_kwargs or {},
         output_format=output_format(request),
+        context_overflow=_context_overflow(request),
     )
     return fan_out(spec, request.n or 1)
 
@@ -79,7 +86,7 @@ def completion_specs(request: CompletionRequest, request_id: str) -> list[Genera
     num_choices = request.n or 1
     _refuse_completion_extras(request, num_choices)
     sampling = sampling_params(request, request.max_tokens, request.logprobs)
-    form = output_format(request)
+    form, overflow = output_format(request), _context_overflow(request)
     specs: list[GenerationSpec] = []
     for place, prompt in enumerate(_prompts(request.prompt)):
         spec = GenerationSpec(
@@ -89,9 +96,20 @@ def completion_specs(request: CompletionRequest, request_id: str) -> list[Genera
             sampling=sampling,
             echo_prompt=bool(request.echo),
             output_format=form,
+            context_overflow=overflow,
         )
         specs += fan_out(spec, num_choices)
     return specs
+
+
+def _context_overflow(request: CompletionFields) -> str:
+    theirs = _OVERFLOW_POLICIES.get(request.contextOverflowPolicy or "")
+    if theirs and request.context_overflow not in (None, theirs):
+        message = (
+            "context_overflow and contextOverflowPolicy say different things; give one of them"
+        )
+        raise InvalidRequestError(message, param="contextOverflowPolicy")
+    return request.context_overflow or theirs or "error"
 
 
 def new_id(prefix: str, joint: str = "-") -> str:

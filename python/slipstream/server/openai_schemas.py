@@ -130,10 +130,12 @@ class StructuredOutputs(Schema):
     json_object: bool | None = None
 
 
-class FormatFields(Schema):
-    """The fields that say what the output looks like; they exclude each other.
+class CompletionFields(Schema):
+    """What both routes have besides sampling. The fields that say what the output looks like exclude each other.
 
     Attributes:
+        context_overflow: What to do when the context is full: `error`, `truncate_middle` or `rolling_window`.
+        contextOverflowPolicy: LM Studio's name: `stopAtLimit`, `truncateMiddle` or `rollingWindow`.
         response_format: See ResponseFormat.
         structured_outputs: See StructuredOutputs.
         json_schema: A JSON Schema, as llama-server takes it.
@@ -144,6 +146,10 @@ class FormatFields(Schema):
         grammar: GBNF text every output must match.
     """
 
+    context_overflow: Literal["error", "truncate_middle", "rolling_window"] | None = None
+    contextOverflowPolicy: Literal["stopAtLimit", "truncateMiddle", "rollingWindow"] | None = (
+        None  # theirs
+    )
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     json_schema: PlainObject | None = None
@@ -229,7 +235,7 @@ class SamplingFields(Schema):
     prompt_cache_key: Any = None
 
 
-class ChatRequest(SamplingFields, FormatFields):
+class ChatRequest(SamplingFields, CompletionFields):
     """Body of POST /v1/chat/completions.
 
     Attributes:
@@ -280,7 +286,7 @@ Prompt = Annotated[
 ]
 
 
-class CompletionRequest(SamplingFields, FormatFields):
+class CompletionRequest(SamplingFields, CompletionFields):
     """Body of POST /v1/completions: text in, its continuation out, no template.
 
     Attributes:

@@ -9,10 +9,10 @@ from slipstream.base.errors import InvalidRequestError
 from slipstream.base.types import OutputFormat
 
 if TYPE_CHECKING:
-    from slipstream.server.openai_schemas import FormatFields, ResponseFormat, StructuredOutputs
+    from slipstream.server.openai_schemas import CompletionFields, ResponseFormat, StructuredOutputs
 
 
-def output_format(request: FormatFields) -> OutputFormat | None:
+def output_format(request: CompletionFields) -> OutputFormat | None:
     """Return the form a request wants its output to have, None for any text.
 
     Raises:

@@ -15,7 +15,7 @@ from slipstream.engine.cost_model import CostModel
 from slipstream.engine.request import Request, check_request
 from slipstream.engine.runner import RunnerInfo
 from slipstream.engine.scheduler import Scheduler
-from tests.support.fake_runner import EOG, VOCAB, FakeRunner, scripted, text_tokens
+from tests.support.fake_runner import EOG, VOCAB, FakeRunner, hashed, scripted, text_tokens
 
 
 class Engine:
@@ -37,8 +37,14 @@ class Engine:
         self.now_s = 100.0
         self.events = []
 
-    def add(self, request_id, prompt, **sampling):
-        request = Request(request_id, list(prompt), SamplingParams(**sampling), self.now_s)
+    def add(self, request_id, prompt, *, context_overflow="error", **sampling):
+        request = Request(
+            request_id,
+            list(prompt),
+            SamplingParams(**sampling),
+            self.now_s,
+            context_overflow=context_overflow,
+        )
         check_request(request, self.runner.info)
         self.scheduler.add(request, self.now_s)
         self.take()
@@ -610,3 +616,52 @@ def test_a_prompt_alone_takes_the_largest_pieces():
     check_request(request, info)
     scheduler.add(request, 0.0)
     assert scheduler.schedule(1.0).num_tokens == 64
+
+
+def rolled_by_hand(prompt, num_tokens, limit, num_head):
+    """What hashed() says when the older half of what follows the head goes each time the context is full."""
+    cells, output = list(prompt), []
+    while len(output) < num_tokens:
+        output.append(hashed(cells, 0))
+        cells.append(output[-1])
+        if len(cells) >= limit:
+            head = min(num_head, limit // 2)
+            cells = cells[:head] + cells[head + (limit - head + 1) // 2 :]
+    return output
+
+
+@pytest.mark.parametrize("can_trim", [True, False])
+@pytest.mark.parametrize(("policy", "num_head"), [("rolling_window", 4), ("truncate_middle", 10)])
+def test_an_answer_rolls_on_when_the_context_is_full(policy, num_head, can_trim):
+    engine = Engine(max_sequence_length=32, can_trim=can_trim)
+    engine.runner.may_roll = True
+    prompt = list(range(1, 11))
+    request = engine.add("a", prompt, context_overflow=policy, max_tokens=100, ignore_eos=True)
+    other = engine.add("b", prompt, max_tokens=15, ignore_eos=True)
+    said = []
+    while engine.scheduler.has_requests:
+        engine.step()
+        engine.scheduler.check_integrity()
+    for event in engine.of("a"):
+        said += event.token_ids
+    assert said == rolled_by_hand(prompt, 100, 32, num_head)
+    assert engine.of("a")[-1].finish_reason is FinishReason.LENGTH
+    assert engine.of("a")[-1].usage.num_output_tokens == request.num_output_tokens == 100
+    assert other.num_output_tokens == 15
+
+
+def test_a_rolling_answer_without_a_length_ends_after_a_context_full_of_tokens():
+    engine = Engine(max_sequence_length=32)
+    engine.runner.may_roll = True
+    engine.add("a", [1, 2, 3], context_overflow="rolling_window", ignore_eos=True)
+    while engine.scheduler.has_requests:
+        engine.step()
+    assert engine.of("a")[-1].usage.num_output_tokens == 32
+
+
+def test_by_error_an_answer_ends_where_the_context_does():
+    engine = Engine(max_sequence_length=32)
+    engine.add("a", [1, 2, 3], max_tokens=100, ignore_eos=True)
+    while engine.scheduler.has_requests:
+        engine.step()
+    assert engine.of("a")[-1].usage.num_output_tokens == 29

@@ -14,7 +14,7 @@ from tests.support.fake_text_model import FakeFormat, FakeTextModel
 @pytest.fixture
 def queries():
     model = FakeTextModel()
-    builder = PromptBuilder(model, ChosenFormat(FakeFormat(), "model"))
+    builder = PromptBuilder(model, ChosenFormat(FakeFormat(), "model"), 1000)
     return TextQueries(model, builder, model.info.num_vocab)
 
 
