@@ -23,7 +23,7 @@ CLIENTS   := openai
 run: build demo  ## build, bring the demo model, serve it on http://127.0.0.1:1234
 	@$(BIN)/slipstream serve demo --host $(HOST) --port $(PORT) $(ARGS)
 
-test: build demo $(STAMPS)/test  ## run every test
+test: build demo $(STAMPS)/minilm  ## run every test
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-unit: build $(STAMPS)/test  ## run the tests that need neither a model nor a socket (milliseconds each)
@@ -88,6 +88,11 @@ $(STAMPS)/venv:
 	@$(SHOW) "creating .venv" build/venv.log -- $(PYTHON) -m venv .venv
 	@$(SHOW) "upgrading pip" build/venv.log -- $(PIP) install $(QUIET) --upgrade 'pip>=25.1'
 	@mkdir -p $(STAMPS) && touch $@
+
+# The embedding model of the tests, converted once into the user's cache.
+$(STAMPS)/minilm: $(STAMPS)/test tests/support/minilm.py
+	@$(SHOW) "bringing the embedding model of the tests" build/minilm.log -- $(BIN)/python -m tests.support.minilm
+	@touch $@
 
 # One stamp for each dependency group of pyproject.toml.
 $(STAMPS)/%: $(STAMPS)/venv pyproject.toml

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from slipstream.base.config import demo_model_path
+from tests.support.minilm import MINILM
 
 # Both as the user's environment says, found before a test changes it.
 DEMO_MODEL = demo_model_path()
@@ -36,6 +37,16 @@ def demo_model() -> Path:
     if not DEMO_MODEL.is_file():
         pytest.fail(f"the demo model is not at {DEMO_MODEL}; `make demo` brings it")
     return DEMO_MODEL
+
+
+@pytest.fixture(scope="session")
+def minilm_model() -> Path:
+    """Path of a real embedding model, all-MiniLM-L6-v2."""
+    if not MINILM.is_file():
+        pytest.fail(
+            f"the embedding model is not at {MINILM}; `python -m tests.support.minilm` brings it"
+        )
+    return MINILM
 
 
 @pytest.fixture(scope="session")

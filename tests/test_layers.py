@@ -15,7 +15,9 @@ DOORS = {
     "slipstream._core": {
         "chat.output_parser",
         "chat.template",
+        "engine.llama_embedder",
         "engine.llama_runner",
+        "engine.llama_text",
         "engine.sampler_params",
         "native",
     },

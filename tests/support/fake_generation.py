@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -12,11 +13,15 @@ from slipstream.base.errors import ModelNotFoundError, SlipstreamError
 from slipstream.base.queries import (
     Count,
     Detokenize,
+    Embed,
     Query,
     QueryAnswer,
+    Rerank,
+    Scores,
     Text,
     Tokenize,
     Tokens,
+    Vectors,
 )
 from slipstream.base.types import (
     FinishReason,
@@ -183,6 +188,13 @@ class FakeGeneration:
             return key, Tokens(token_ids=list(range(len(pieces))), pieces=pieces)
         if isinstance(query, Detokenize):
             return key, Text(text="x" * len(query.token_ids))
+        if isinstance(query, Embed):
+            row = struct.pack("<2f", 0.6, 0.8)[: 4 * (query.num_dims or 2)]
+            num = len(query.inputs)
+            return key, Vectors(data=row * num, num_dims=len(row) // 4, num_tokens=3 * num)
+        if isinstance(query, Rerank):
+            scores = [float(len(document)) for document in query.documents]
+            return key, Scores(scores=scores, num_tokens=3 * len(scores))
         return key, Count(num_tokens=len(query.spec.messages))
 
     def _on_close(self) -> None:

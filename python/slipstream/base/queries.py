@@ -1,4 +1,4 @@
-"""Questions about text that a loaded model answers outside the engine's queue; they cross processes as they are."""
+"""Questions about text and vectors that a loaded model answers outside its queue; they cross processes as they are."""
 
 from __future__ import annotations
 
@@ -35,6 +35,25 @@ class CountPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="count_prompt")
     spec: GenerationSpec
 
 
+class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
+    """Asks for the vectors of texts; answered by Vectors.
+
+    Attributes:
+        inputs: Texts, or their token ids.
+        num_dims: Keep so many numbers of each vector; None for all.
+    """
+
+    inputs: list[str | list[int]]
+    num_dims: int | None = None
+
+
+class Rerank(msgspec.Struct, frozen=True, kw_only=True, tag="rerank"):
+    """Asks how well documents answer a query; answered by Scores."""
+
+    query: str
+    documents: list[str]
+
+
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
     """Token ids, and the bytes of each where asked for."""
 
@@ -54,6 +73,32 @@ class Count(msgspec.Struct, frozen=True, kw_only=True, tag="count"):
     num_tokens: int
 
 
+class Vectors(msgspec.Struct, frozen=True, kw_only=True, tag="vectors"):
+    """Vectors of length 1.
+
+    Attributes:
+        data: Little-endian float32, one vector after the other.
+        num_dims: Numbers in each.
+        num_tokens: Of all texts.
+    """
+
+    data: bytes
+    num_dims: int
+    num_tokens: int
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True, tag="scores"):
+    """One score for each document, the higher the better; of an embedding model the cosine with the query.
+
+    Attributes:
+        scores: In the order of the documents.
+        num_tokens: Of all texts.
+    """
+
+    scores: list[float]
+    num_tokens: int
+
+
 class QueryFailed(msgspec.Struct, frozen=True, tag="query_failed"):
     """Why there is no answer.
 
@@ -68,5 +113,5 @@ class QueryFailed(msgspec.Struct, frozen=True, tag="query_failed"):
     param: str | None = None
 
 
-Query = Tokenize | Detokenize | CountPrompt
-QueryAnswer = Tokens | Text | Count
+Query = Tokenize | Detokenize | CountPrompt | Embed | Rerank
+QueryAnswer = Tokens | Text | Count | Vectors | Scores

@@ -7,11 +7,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from slipstream import _core
-from slipstream.base.errors import InvalidRequestError, by_name
+from slipstream.base.errors import by_name
 from slipstream.base.load_config import DEFAULT_CONTEXT_LENGTH
 from slipstream.base.types import TokenLogprob
 from slipstream.engine.draft_model import check_memories, check_vocabularies
 from slipstream.engine.grammar import GrammarCompiler
+from slipstream.engine.llama_text import LlamaText
 from slipstream.engine.masks import StepMasks
 from slipstream.engine.runner import RunnerInfo, StepResult
 from slipstream.engine.sampler_params import to_native
@@ -47,7 +48,7 @@ def forward_native_log(*, is_loading: bool = False) -> None:
         _llama_log.log(shown, "%s", text)
 
 
-class LlamaRunner:
+class LlamaRunner(LlamaText):
     """A model and its one context. Tokenizing is safe from any thread; steps come from the engine thread.
 
     Args:
@@ -338,69 +339,8 @@ class LlamaRunner:
         self._masks.close()
         forward_native_log()
 
-    # --- text, any thread ---------------------------------------------------------------------------------------
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Turn text into token ids.
-
-        Args:
-            text: Any text.
-            add_special: Add BOS and EOS where the model wants them.
-            parse_special: Read the names of special tokens as those tokens.
-
-        Returns:
-            Token ids.
-
-        Raises:
-            InvalidRequestError: the text holds half a surrogate pair and is no UTF-8.
-        """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            message = f"the text is not valid Unicode: {error.reason} at character {error.start}"
-            raise InvalidRequestError(message, param="prompt") from error
-        return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
+    # --- any thread ---
 
     def matcher(self, output_format: OutputFormat) -> Matcher:
         """Compile what an output must look like; see GrammarCompiler.matcher."""
         return self._grammars.matcher(output_format)
-
-    def detokenize(self, token_ids: Sequence[int]) -> bytes:
-        """Turn token ids into bytes, control tokens left out."""
-        return self._model.detokenize(list(token_ids), unparse_special=False)
-
-    def token_piece(self, token_id: int, *, special: bool = False) -> bytes:
-        """Return the bytes one token stands for; with `special`, the spelling of control tokens, too."""
-        return self._model.token_to_piece(token_id, special=special)
-
-    @property
-    def bos_text(self) -> str:
-        """The spelling of the BOS token, "" if there is none or the model does not want one."""
-        return self._spelling("bos")
-
-    @property
-    def eos_text(self) -> str:
-        """The spelling of the EOS token, "" if there is none."""
-        return self._spelling("eos")
-
-    @property
-    def adds_bos(self) -> bool:
-        """Whether tokenizing with add_special puts a BOS in front."""
-        return self._model.add_bos
-
-    def _spelling(self, role: str) -> str:
-        token_id = self._model.special_tokens[role]
-        return "" if token_id is None else self._model.token_text(token_id)
-
-    def chat_template_source(self) -> str | None:
-        """Return the model's own Jinja chat template, None if it has none."""
-        return self._model.chat_template() or None
-
-    def metadata(self) -> dict[str, str]:
-        """Return the file's scalar metadata as text."""
-        return self._model.metadata()
-
-    @property
-    def description(self) -> str:
-        """Architecture, size and quantization in a few words."""
-        return self._model.description

@@ -244,12 +244,13 @@ def check_request(request: Request, info: RunnerInfo) -> None:
             f"shorten the prompt to {limit - 1} tokens or load the model with a longer context"
         )
         raise ContextLengthError(message, param="prompt")
-    _check_token_ids("prompt", prompt, info.num_vocab)
-    _check_token_ids("stop_token_ids", request.sampling.stop_token_ids, info.num_vocab)
+    check_token_ids("prompt", prompt, info.num_vocab)
+    check_token_ids("stop_token_ids", request.sampling.stop_token_ids, info.num_vocab)
     request.limit_to(limit)
 
 
-def _check_token_ids(param: str, token_ids: Sequence[int], num_vocab: int) -> None:
+def check_token_ids(param: str, token_ids: Sequence[int], num_vocab: int) -> None:
+    """Raise InvalidRequestError about `param` if it holds what is no token id of this vocabulary."""
     if not token_ids:
         return
     if set(map(type, token_ids)) != {int}:

@@ -38,30 +38,30 @@ class EngineStats(msgspec.Struct, kw_only=True):
         step_cost_curve: (tokens, seconds) of the learnt cost T(n) of a step, both rising.
     """
 
-    num_running: int
-    num_waiting: int
-    num_kv_cells: int
-    num_live_cells: int
-    num_cached_cells: int
-    num_stored_bytes: int
-    num_file_bytes: int
-    num_steps_total: int
-    prompt_tokens_total: int
-    cached_prompt_tokens_total: int
-    computed_tokens_total: int
-    output_tokens_total: int
-    drafted_tokens_total: int
-    accepted_tokens_total: int
-    draft_s_total: float
-    preemptions_total: int
-    swaps_total: int
-    evicted_tokens_total: int
-    restored_tokens_total: int
-    host_hits_total: int
-    file_hits_total: int
-    failed_steps_total: int
-    step_s_total: float
-    schedule_s_total: float
-    last_step_tokens: int
-    last_step_s: float
-    step_cost_curve: list[tuple[float, float]]
+    num_running: int = 0
+    num_waiting: int = 0
+    num_kv_cells: int = 0
+    num_live_cells: int = 0
+    num_cached_cells: int = 0
+    num_stored_bytes: int = 0
+    num_file_bytes: int = 0
+    num_steps_total: int = 0
+    prompt_tokens_total: int = 0
+    cached_prompt_tokens_total: int = 0
+    computed_tokens_total: int = 0
+    output_tokens_total: int = 0
+    drafted_tokens_total: int = 0
+    accepted_tokens_total: int = 0
+    draft_s_total: float = 0.0
+    preemptions_total: int = 0
+    swaps_total: int = 0
+    evicted_tokens_total: int = 0
+    restored_tokens_total: int = 0
+    host_hits_total: int = 0
+    file_hits_total: int = 0
+    failed_steps_total: int = 0
+    step_s_total: float = 0.0
+    schedule_s_total: float = 0.0
+    last_step_tokens: int = 0
+    last_step_s: float = 0.0
+    step_cost_curve: list[tuple[float, float]] = []

@@ -77,6 +77,15 @@ def read_facts(path: Path) -> FileFacts:
         return FileFacts("broken", error=str(error).removeprefix(f"cannot load {path}: "))
 
 
+def pooling_kind(header: GgufHeader) -> str:
+    """Tell what a model gives instead of text: "vector", "rank" for a relevance, "" for a model of text."""
+    pooling = header.metadata.get(f"{header.architecture}.pooling_type")
+    if pooling == _POOLING_RANK:
+        return "rank"
+    is_pooled = isinstance(pooling, int) and pooling > _POOLING_NONE
+    return "vector" if is_pooled or header.architecture in _ENCODERS else ""
+
+
 def _facts(header: GgufHeader) -> FileFacts:
     metadata = header.metadata
     kind = metadata.get("general.type")
@@ -86,9 +95,7 @@ def _facts(header: GgufHeader) -> FileFacts:
         return FileFacts("adapter", header.architecture, header.name)
     template = metadata.get("tokenizer.chat_template", "")
     text = template if isinstance(template, str) else ""
-    pooling = metadata.get(f"{header.architecture}.pooling_type")
-    rerank = pooling == _POOLING_RANK
-    pooled = isinstance(pooling, int) and pooling > _POOLING_NONE
+    pooling = pooling_kind(header)
     num_parts = metadata.get("split.count", 1)
     file_type = metadata.get("general.file_type")
     return FileFacts(
@@ -101,7 +108,7 @@ def _facts(header: GgufHeader) -> FileFacts:
         num_parts=max(num_parts, 1) if isinstance(num_parts, int) else 1,
         tool_use=any(word in text for word in _TOOL_WORDS),
         reasoning=any(word in text for word in _REASONING_WORDS),
-        embedding=(pooled and not rerank) or (header.architecture in _ENCODERS and not rerank),
-        rerank=rerank,
+        embedding=pooling == "vector",
+        rerank=pooling == "rank",
         error=None if header.architecture else "its header names no architecture",
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slipstream.base.errors import InvalidRequestError
-from slipstream.base.queries import Count, Detokenize, Text, Tokenize, Tokens
+from slipstream.base.queries import Count, CountPrompt, Detokenize, Text, Tokenize, Tokens
+from slipstream.engine.request import check_token_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from slipstream.base.queries import Query, QueryAnswer
     from slipstream.runtime.prompts import PromptBuilder, Tokenizer
 
@@ -19,11 +18,11 @@ class TextQueries:
 
     Args:
         tokenizer: Of the model.
-        builder: Makes its prompts.
+        builder: Makes its prompts; None for a model that takes none.
         num_vocab: Token ids are 0 … num_vocab - 1.
     """
 
-    def __init__(self, tokenizer: Tokenizer, builder: PromptBuilder, num_vocab: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, builder: PromptBuilder | None, num_vocab: int) -> None:
         self._tokenizer = tokenizer
         self._builder = builder
         self._num_vocab = num_vocab
@@ -37,15 +36,23 @@ class TextQueries:
         if isinstance(query, Tokenize):
             return self._tokenize(query)
         if isinstance(query, Detokenize):
-            self._check(query.token_ids, "tokens")
+            check_token_ids("tokens", query.token_ids, self._num_vocab)
             text = self._tokenizer.detokenize(query.token_ids).decode("utf-8", "replace")
             return Text(text=text)
+        if not isinstance(query, CountPrompt):
+            message = (
+                "this model makes text, no vectors; load an embedding or ranking model for that"
+            )
+            raise InvalidRequestError(message, param="model")
+        if self._builder is None:
+            message = "this model gives vectors and takes no conversations"
+            raise InvalidRequestError(message, param="model")
         return Count(num_tokens=len(self._builder.build(query.spec).token_ids))
 
     def _tokenize(self, query: Tokenize) -> Tokens:
         tokenizer = self._tokenizer
         given = [part for part in query.parts if isinstance(part, int)]
-        self._check(given, "content")
+        check_token_ids("content", given, self._num_vocab)
         token_ids: list[int] = []
         for index, part in enumerate(query.parts):
             if isinstance(part, int):
@@ -60,11 +67,3 @@ class TextQueries:
             [tokenizer.token_piece(t, special=True) for t in token_ids] if query.with_pieces else []
         )
         return Tokens(token_ids=token_ids, pieces=pieces)
-
-    def _check(self, token_ids: Sequence[int], param: str) -> None:
-        strange = next((t for t in token_ids if not 0 <= t < self._num_vocab), None)
-        if strange is not None:
-            message = (
-                f"{param} holds token id {strange}; this model's are 0 to {self._num_vocab - 1}"
-            )
-            raise InvalidRequestError(message, param=param)

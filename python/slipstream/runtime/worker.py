@@ -3,7 +3,7 @@
 main thread     load, then wait for the end
 reader thread   commands from the socket; at its end the process exits, whatever else is going on
 writer thread   replies to the socket; steps whose events it could not send yet become one frame
-prompt, engine  of EngineHost
+prompt, engine  of EngineHost; compute of EmbeddingHost
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from slipstream.base.errors import (
 from slipstream.base.queries import QueryFailed
 from slipstream.base.types import RequestFailed
 from slipstream.engine import frames
+from slipstream.models.facts import pooling_kind
+from slipstream.models.gguf import read_gguf
+from slipstream.runtime.embedding_host import EmbeddingHost
 from slipstream.runtime.host import EngineHost
 
 if TYPE_CHECKING:
@@ -120,26 +123,35 @@ class ReplyWriter:
         self._write(frames.Events(events[middle:]))
 
 
+Host = EngineHost | EmbeddingHost
+
+
+def load_host(path: str, config: LoadConfig, progress: Callable[[float], bool]) -> Host:
+    """Load what a file holds: a model of text, or one of vectors. Arguments and errors as EngineHost.load."""
+    cls = EmbeddingHost if pooling_kind(read_gguf(path)) else EngineHost
+    return cls.load(path, config, progress)
+
+
 class Worker:
     """Serves one socket.
 
     Args:
         sock: Connected to an EngineClient, blocking.
-        load: EngineHost.load, or a test's stand-in.
+        load: load_host, or a test's stand-in.
         leave: Ends the process from the reader thread; os._exit but for tests.
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        load: Callable[[str, LoadConfig, Callable[[float], bool]], EngineHost] = EngineHost.load,
+        load: Callable[[str, LoadConfig, Callable[[float], bool]], Host] = load_host,
         leave: Callable[[int], object] = os._exit,
     ) -> None:
         self._sock = frames.FrameSocket(sock)
         self._load = load
         self._leave = leave
         self._writer = ReplyWriter(self._sock)
-        self._host: EngineHost | None = None
+        self._host: Host | None = None
         self._stop = threading.Event()
         self._exit_code = 0
 
@@ -167,7 +179,7 @@ class Worker:
         self._writer.flush(_FLUSH_S)
         return self._exit_code
 
-    def _load_host(self, command: frames.Load) -> EngineHost | None:
+    def _load_host(self, command: frames.Load) -> Host | None:
         last_s = 0.0
 
         def progress(fraction: float) -> bool:

@@ -9,6 +9,7 @@ from slipstream.base.errors import InvalidRequestError
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec
 from slipstream.runtime.generation import fan_out
+from slipstream.server.openai_schemas import listed
 from slipstream.server.output_formats import output_format
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def completion_specs(request: CompletionRequest, request_id: str) -> list[Genera
     sampling = sampling_params(request, request.max_tokens, request.logprobs)
     form, overflow = output_format(request), _context_overflow(request)
     specs: list[GenerationSpec] = []
-    for place, prompt in enumerate(_prompts(request.prompt)):
+    for place, prompt in enumerate(listed(request.prompt)):
         spec = GenerationSpec(
             request_id=f"{request_id}-{place}",
             prompt=prompt if isinstance(prompt, str) else None,
@@ -195,14 +196,6 @@ def _part_text(part: ContentPart, path: str) -> str:
         message = f"{path}.text is required in a text part"
         raise InvalidRequestError(message, param=f"{path}.text")
     return part.text
-
-
-def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
-    if isinstance(prompt, str):
-        return [prompt]
-    if isinstance(prompt[0], int):
-        return [prompt]
-    return list(prompt)
 
 
 def refuse(param: str, what: str) -> None:

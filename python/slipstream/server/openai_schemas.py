@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 128
+MAX_INPUTS = 2048
 MAX_TOP_LOGPROBS = 20
 
 Count = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
@@ -273,17 +274,36 @@ def _prompt_form(value: Any) -> str:
     return "texts" if isinstance(first, str) else "id_lists" if isinstance(first, list) else "ids"
 
 
-Prompt = Annotated[
+def _at_most(num_entries: int) -> AfterValidator:
+    """Limit the texts or lists of token ids in one of the four forms."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, str | int) and len(listed(value)) > num_entries:
+            message = f"should have at most {num_entries} entries"
+            raise ValueError(message)
+        return value
+
+    return AfterValidator(check)
+
+
+def listed(value: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    """Return the texts or lists of token ids in one of the four forms."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value[0], int):
+        return [value]
+    return list(value)
+
+
+TextOrTokens = Annotated[
     Annotated[str, Tag("text")]
-    | Annotated[
-        list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")
-    ]
+    | Annotated[list[str], Field(min_length=1, fail_fast=True), Tag("texts")]
     | Annotated[TokenIds, Tag("ids")]
-    | Annotated[
-        list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("id_lists")
-    ],
+    | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True), Tag("id_lists")],
     Discriminator(_prompt_form),
 ]
+Prompt = Annotated[TextOrTokens, _at_most(MAX_PROMPTS)]
+Inputs = Annotated[TextOrTokens, _at_most(MAX_INPUTS)]
 
 
 class CompletionRequest(SamplingFields, CompletionFields):

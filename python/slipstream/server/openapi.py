@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from slipstream.server import (
     anthropic_routes,
+    embedding_routes,
     lmstudio_v1_chat,
     openai_routes,
     responses_routes,
@@ -19,6 +20,12 @@ from slipstream.server import (
 from slipstream.server.anthropic_answers import MessageAnswer, TokenCount
 from slipstream.server.anthropic_schemas import CountTokensRequest, MessagesRequest
 from slipstream.server.context import VERSION
+from slipstream.server.embedding_schemas import (
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
+    RerankAnswer,
+    RerankRequest,
+)
 from slipstream.server.lmstudio_v1_chat_schemas import NativeChatAnswer, NativeChatRequest
 from slipstream.server.openai_answers import (
     ChatCompletion,
@@ -123,6 +130,14 @@ ENDPOINTS = (
         CountTokensRequest,
         TokenCount,
     ),
+    Endpoint(
+        "POST",
+        "/v1/embeddings",
+        embedding_routes.embeddings,
+        EmbeddingsRequest,
+        EmbeddingsAnswer,
+    ),
+    Endpoint("POST", "/v1/rerank", embedding_routes.rerank, RerankRequest, RerankAnswer),
     Endpoint("POST", "/tokenize", text_routes.tokenize, TokenizeRequest, TokenizeAnswer),
     Endpoint("POST", "/detokenize", text_routes.detokenize, DetokenizeRequest, DetokenizeAnswer),
     Endpoint(
