@@ -50,7 +50,7 @@ from pathlib import Path
 import slipstream.cli.main
 from slipstream.base import log
 from slipstream.runtime.model_manager import ModelManager, ServedModel
-from slipstream.server.context import ServerSettings
+from slipstream.runtime.settings import ServerSettings
 from slipstream.server.serve import run
 
 log.configure("error")

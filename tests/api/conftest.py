@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.testclient import TestClient
 
+from slipstream.runtime.settings import ServerSettings
 from slipstream.server.app import create_app
-from slipstream.server.context import ServerSettings
 from tests.support.fake_generation import FakeGeneration, FakeManager
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from slipstream.base import errors
+from slipstream.runtime.settings import ServerSettings
 from slipstream.server import body as body_module
-from slipstream.server.context import ServerSettings
 from tests.support.fake_generation import MODEL, FakeGeneration
 
 CHAT = "/v1/chat/completions"

@@ -12,7 +12,7 @@ import pytest
 from slipstream.base.errors import EngineDiedError, ModelLoadError, StoreError
 from slipstream.base.types import FinishReason, OutputDelta, ToolCallDelta, Usage
 from slipstream.runtime.chat_store import ChatStore
-from slipstream.server.context import ServerSettings
+from slipstream.runtime.settings import ServerSettings
 from tests.support.fake_generation import MODEL, FakeGeneration, FakeManager
 
 if TYPE_CHECKING:

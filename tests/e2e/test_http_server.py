@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from slipstream.base.errors import ServerError
-from slipstream.server.context import ServerSettings
+from slipstream.runtime.settings import ServerSettings
 from slipstream.server.serve import check_port, url_of
 from tests.support.processes import ServerProcess, free_port, start_fake_server, wait_until
 

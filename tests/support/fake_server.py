@@ -16,8 +16,8 @@ import msgspec
 
 from slipstream.base import log
 from slipstream.base.types import FinishReason, GenerationSpec, OutputDelta, Usage
+from slipstream.runtime.settings import ServerSettings
 from slipstream.server import serve
-from slipstream.server.context import ServerSettings
 from tests.support.fake_generation import FakeGeneration, FakeManager, FakeStream, Step
 
 TOKEN_S = 0.002

@@ -139,7 +139,7 @@ def serve(
         raise typer.BadParameter(str(error), param_hint="--log-level") from None
     from slipstream.models.catalog import resolve_model
     from slipstream.runtime.model_manager import ModelManager, served_models
-    from slipstream.server.context import ServerSettings
+    from slipstream.runtime.settings import ServerSettings
     from slipstream.server.serve import run
 
     for option, value, choices in (

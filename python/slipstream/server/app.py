@@ -13,9 +13,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slipstream.base import errors
+from slipstream.runtime.settings import ServerSettings
 from slipstream.server.anthropic_answers import PREFIX as ANTHROPIC_PREFIX
 from slipstream.server.anthropic_answers import anthropic_error
-from slipstream.server.context import ServerContext, ServerSettings
+from slipstream.server.context import ServerContext
 from slipstream.server.errors import ErrorDetail, describe
 from slipstream.server.in_flight import ClientGoneError
 from slipstream.server.lmstudio_errors import PREFIX as NATIVE_PREFIX

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
-from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
 from slipstream.runtime.chat_store import ChatStore
 from slipstream.server.in_flight import InFlight
 from slipstream.server.metrics import Metrics
@@ -16,28 +15,10 @@ if TYPE_CHECKING:
 
     from slipstream.runtime.generation import Generation
     from slipstream.runtime.model_manager import ModelManager
+    from slipstream.runtime.settings import ServerSettings
 
 VERSION = version("slipstream")
 FINGERPRINT = f"slipstream-{VERSION}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSettings:
-    """How the server listens and what it lets in.
-
-    Attributes:
-        host: Address to bind; anything but loopback lets other machines in.
-        port: Port to bind.
-        cors_origins: Origins whose pages may call the API ("*" for all); none switches CORS off.
-        max_body_bytes: Larger request bodies are refused. 8 MiB hold a prompt of about two million tokens.
-        keep_alive_s: Seconds between comments in a stream that has no output yet.
-    """
-
-    host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
-    cors_origins: tuple[str, ...] = ()
-    max_body_bytes: int = 8 << 20
-    keep_alive_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

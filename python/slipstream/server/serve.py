@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from slipstream.runtime.model_manager import ModelManager
-    from slipstream.server.context import ServerContext, ServerSettings
+    from slipstream.runtime.settings import ServerSettings
+    from slipstream.server.context import ServerContext
 
 _log = logging.getLogger(__name__)
 

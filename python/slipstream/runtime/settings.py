@@ -1,0 +1,49 @@
+"""The server's settings as one frozen value; who changes one makes a new value. Reads and writes no file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
+from slipstream.base.ranges import check_ranges
+
+DEFAULT_TTL_S = 3600.0
+MAX_TTL_S = 10 * 365 * 86400.0
+Guardrails = Literal["off", "relaxed", "balanced", "strict", "custom"]
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the server listens, what it lets in, and when it loads and unloads models.
+
+    Attributes:
+        host: Address to bind; anything but loopback lets other machines in.
+        port: Port to bind.
+        cors_origins: Origins whose pages may call the API ("*" for all); none switches CORS off.
+        max_body_bytes: Larger request bodies are refused. 8 MiB hold a prompt of about two million tokens.
+        keep_alive_s: Seconds between comments in a stream that has no output yet.
+        jit: Load a model that a request names and that is not loaded ("just in time").
+        ttl_s: Seconds a model that was loaded so may be idle before it is unloaded; None for ever.
+        auto_evict: Loading a model so unloads the others that were loaded so.
+        guardrails: How much of the free memory a load may take: see `memory_guard`; `custom` takes `guardrail_bytes`.
+        guardrail_bytes: Most memory all loaded models may take together, with `custom`.
+
+    Raises:
+        InvalidRequestError: a number is out of its range; `param` names it.
+    """
+
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 8 << 20
+    keep_alive_s: float = 5.0
+    jit: bool = True
+    ttl_s: float | None = DEFAULT_TTL_S
+    auto_evict: bool = True
+    guardrails: Guardrails = "balanced"
+    guardrail_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"ttl_s": (0.001, MAX_TTL_S)}, (int, float), optional=("ttl_s",))
+        check_ranges(self, {"guardrail_bytes": (0, 2**60)})
