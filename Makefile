@@ -14,7 +14,10 @@ QUIET  := -qq --root-user-action=ignore
 SHOW   := $(PYTHON) cmake/progress.py
 # The name of the stamp tells the backend, so that another one is a new install.
 INSTALLED := build/editable/.installed-$(BACKEND)
-CLIENTS   := openai
+# Clients of the API; the tests of each are tests/e2e/test_CLIENT*.py. PACKAGE_CLIENT where the index has another name.
+CLIENTS   := openai anthropic langchain_openai llama_index litellm pydantic_ai instructor llm schemathesis
+PACKAGE_llama_index := llama-index-llms-openai-like
+PACKAGE_pydantic_ai := pydantic-ai-slim[openai,anthropic]
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -29,10 +32,10 @@ test: build demo $(STAMPS)/minilm  ## run every test
 test-unit: build $(STAMPS)/test  ## run the tests that need neither a model nor a socket (milliseconds each)
 	@$(BIN)/python -m pytest tests/unit tests/test_layers.py $(ARGS)
 
-test-clients: build demo $(CLIENTS:%=build/clients/%/.installed)  ## run real clients, each in its own environment
+test-clients: build demo $(STAMPS)/minilm $(CLIENTS:%=build/clients/%/.installed)  ## run real clients, each in its own environment
 	@for client in $(CLIENTS); do \
 	  SLIPSTREAM_TEST_PYTHON=$(CURDIR)/$(BIN)/python PYTHONPATH=python \
-	    build/clients/$$client/bin/python -m pytest tests/e2e/test_$$client*.py $(ARGS) || exit 1; \
+	    build/clients/$$client/bin/python -W ignore -m pytest -W ignore tests/e2e/test_$$client*.py $(ARGS) || exit 1; \
 	done
 
 lint: $(INSTALLED) $(STAMPS)/test $(STAMPS)/lint  ## ruff, mypy, clang-format, import-linter
@@ -108,5 +111,5 @@ $(INSTALLED): $(STAMPS)/build pyproject.toml
 build/clients/%/.installed: pyproject.toml
 	@$(SHOW) "installing the client $*" build/client-$*.log -- sh -c '\
 	  $(PYTHON) -m venv build/clients/$* && build/clients/$*/bin/python -m pip --disable-pip-version-check install -qq \
-	  --root-user-action=ignore $* pytest pytest-timeout'
+	  --root-user-action=ignore "$(or $(PACKAGE_$*),$*)" numpy pytest pytest-timeout'
 	@touch $@
