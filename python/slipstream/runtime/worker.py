@@ -30,7 +30,6 @@ from slipstream.base.types import RequestFailed
 from slipstream.engine import frames
 from slipstream.models.facts import pooling_kind
 from slipstream.models.gguf import read_gguf
-from slipstream.runtime.embedding_host import EmbeddingHost
 from slipstream.runtime.host import EngineHost
 
 if TYPE_CHECKING:
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
 
     from slipstream.base.load_config import LoadConfig
     from slipstream.base.types import Event
+    from slipstream.runtime.embedding_host import EmbeddingHost
+
+    Host = EngineHost | EmbeddingHost
 
 _log = logging.getLogger(__name__)
 _PROGRESS_EVERY_S = 0.05
@@ -123,13 +125,13 @@ class ReplyWriter:
         self._write(frames.Events(events[middle:]))
 
 
-Host = EngineHost | EmbeddingHost
-
-
 def load_host(path: str, config: LoadConfig, progress: Callable[[float], bool]) -> Host:
     """Load what a file holds: a model of text, or one of vectors. Arguments and errors as EngineHost.load."""
-    cls = EmbeddingHost if pooling_kind(read_gguf(path)) else EngineHost
-    return cls.load(path, config, progress)
+    if pooling_kind(read_gguf(path)):
+        from slipstream.runtime.embedding_host import EmbeddingHost  # brings numpy along
+
+        return EmbeddingHost.load(path, config, progress)
+    return EngineHost.load(path, config, progress)
 
 
 class Worker:
