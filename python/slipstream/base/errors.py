@@ -11,6 +11,11 @@ SlipstreamError
 │   └── TemplateError                    a chat template that does not parse or refuses the messages
 ├── ModelNotFoundError (LookupError)     no such model
 ├── ResponseNotFoundError (LookupError)  no stored answer of that id
+├── TokenNotFoundError (LookupError)     no API token of that name
+├── AuthenticationError                  no API token, or one that is not known here
+├── AccessDeniedError                    known, and not allowed to do this
+│   └── ForeignPageError                 a web page of another origin, or under a name that is not this server's
+├── TooManyAttemptsError                 too many wrong tokens; `retry_after_s` says how long to wait
 ├── ModelLoadError                       a file that is no usable model; `path` names it
 │   └── DraftModelError                  a model that cannot draft for this target
 ├── ContextCreateError                   the machine or the model refuses this context
@@ -83,6 +88,36 @@ class ModelNotFoundError(SlipstreamError, LookupError):
 
 class ResponseNotFoundError(SlipstreamError, LookupError):
     """No stored answer goes by that id."""
+
+
+class TokenNotFoundError(SlipstreamError, LookupError):
+    """No API token goes by that name."""
+
+
+class AuthenticationError(SlipstreamError):
+    """A request without an API token where one is needed, or with one that is not known."""
+
+
+class AccessDeniedError(SlipstreamError):
+    """A request that is not allowed to do what it wants."""
+
+
+class ForeignPageError(AccessDeniedError):
+    """A request that a browser sent for a page of another origin, or to a name that is not this server's."""
+
+
+class TooManyAttemptsError(SlipstreamError):
+    """Too many wrong API tokens from one place.
+
+    Args:
+        retry_after_s: Seconds until another attempt is looked at.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(
+            f"too many wrong API tokens from this address; try again in {retry_after_s:.0f} s"
+        )
+        self.retry_after_s = retry_after_s
 
 
 class ModelLoadError(SlipstreamError):

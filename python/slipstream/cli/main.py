@@ -14,6 +14,8 @@ from slipstream.cli.get import get, search
 from slipstream.cli.import_ import import_, rm
 from slipstream.cli.ls import ls
 from slipstream.cli.serve import serve
+from slipstream.cli.settings import settings_app
+from slipstream.cli.token import token_app
 from slipstream.cli.version import print_version, version
 
 EXIT_FAILED = 1
@@ -33,6 +35,8 @@ app.command()(search)
 app.command()(ls)
 app.command("import")(import_)
 app.command()(rm)
+app.add_typer(token_app, name="token")
+app.add_typer(settings_app, name="settings")
 app.add_typer(bench_app, name="bench")
 app.command()(version)
 

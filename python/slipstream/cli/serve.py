@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
+from slipstream import __version__
 from slipstream.base.limits import (
     MAX_CONTEXT_LENGTH,
     MAX_PARALLEL,
@@ -16,6 +18,7 @@ from slipstream.base.limits import (
     SPECULATION_MODES,
     VERIFY_MODES,
 )
+from slipstream.cli.options import CorsOption, HostOption, PortOption
 from slipstream.cli.terminal import show_load
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
     from slipstream.runtime.model_manager import ServedModel
 
-MAX_PORT = 65535
+_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -35,12 +38,8 @@ def serve(
             "Without any: `demo`.",
         ),
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
-    ] = DEFAULT_HOST,
-    port: Annotated[
-        int, typer.Option(min=1, max=MAX_PORT, help="Port to listen on.")
-    ] = DEFAULT_PORT,
+    host: HostOption = None,
+    port: PortOption = None,
     context_length: Annotated[
         int,
         typer.Option(
@@ -119,28 +118,32 @@ def serve(
             "for several. Default: with --parallel 1.",
         ),
     ] = None,
-    cors: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ORIGIN", help="Origin whose pages may call the API, `*` for all. Repeatable."
-        ),
-    ] = None,
+    cors: CorsOption = None,
     log_level: Annotated[
         str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
     ] = "info",
+    log_file: Annotated[
+        Path | None,
+        typer.Option(help="Write the log there instead of stderr; it is kept below 30 MB."),
+    ] = None,
 ) -> None:
     """Serve models over HTTP until Ctrl-C."""
     from slipstream.base import log
     from slipstream.base.load_config import LoadConfig
 
     try:
-        log.configure(log_level)
+        log.configure(log_level, log_file)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--log-level") from None
     from slipstream.models.catalog import resolve_model
+    from slipstream.runtime.access import Access
     from slipstream.runtime.model_manager import ModelManager, served_models
-    from slipstream.runtime.settings import ServerSettings
+    from slipstream.runtime.server_record import claim
+    from slipstream.runtime.settings_store import SettingsStore
+    from slipstream.runtime.tokens import TokenStore
     from slipstream.server.serve import run
+
+    store = SettingsStore(overrides=given_settings(host, port, cors))
 
     for option, value, choices in (
         ("--speculation", speculation, SPECULATION_MODES),
@@ -168,12 +171,32 @@ def serve(
     )
     served = served_models(models or ["demo"], config)
     manager = ModelManager(served)
-    settings = ServerSettings(host=host, port=port, cors_origins=tuple(cors or ()))
+    store.mend()
+    settings = store.current()
+    hold = claim(__version__)
+    if hold is None:
+        _log.warning("another server of this user runs: ps, load and the like speak to that one")
+    access = Access(TokenStore(), hold.record.key if hold else None)
 
     async def load() -> None:
         await manager.load_all(show_load)
 
-    run(manager, settings, before=load, on_ready=lambda url: _print_ready(url, served))
+    def ready(url: str) -> None:
+        if hold is not None:
+            hold.publish(url, settings.port)
+        _print_ready(url, served)
+
+    try:
+        run(manager, settings, current=store.current, access=access, before=load, on_ready=ready)
+    finally:
+        if hold is not None:
+            hold.release()
+
+
+def given_settings(host: str | None, port: int | None, cors: list[str] | None) -> dict[str, Any]:
+    """Return the settings that options give, by name."""
+    given = {"host": host, "port": port, "cors_origins": tuple(cors) if cors else None}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _print_ready(url: str, served: Sequence[ServedModel]) -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
 _CLEAR_LINE = "\r\033[K"
 # What a terminal would obey rather than show: a model's output must not move the cursor or rename the window.
@@ -74,3 +74,17 @@ def confirm(question: str, *, yes: bool) -> None:
         message = f"{question} Nobody can answer here; give --yes"
         raise InvalidRequestError(message)
     typer.confirm(question, abort=True, err=True)
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under a head on stdout; long cells are folded where a terminal is watching."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console().print(table, soft_wrap=not sys.stdout.isatty(), highlight=False)

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from slipstream.base.config import DEFAULT_HOST, DEFAULT_PORT
+from slipstream.base.limits import MAX_PORT
 from slipstream.base.ranges import check_ranges
 
 DEFAULT_TTL_S = 3600.0
@@ -21,6 +22,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         host: Address to bind; anything but loopback lets other machines in.
         port: Port to bind.
         cors_origins: Origins whose pages may call the API ("*" for all); none switches CORS off.
+        allowed_hosts: Names besides localhost under which programs on this machine may call the server ("*": any name),
+            as a proxy does that passes its own name on.
+        require_auth: Ask for an API token on every route that is not about the server itself.
         max_body_bytes: Larger request bodies are refused. 8 MiB hold a prompt of about two million tokens.
         keep_alive_s: Seconds between comments in a stream that has no output yet.
         jit: Load a model that a request names and that is not loaded ("just in time").
@@ -36,6 +40,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    require_auth: bool = False
     max_body_bytes: int = 8 << 20
     keep_alive_s: float = 5.0
     jit: bool = True
@@ -45,5 +51,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     guardrail_bytes: int = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self, {"port": (1, MAX_PORT), "max_body_bytes": (1, 2**31 - 1)})
+        check_ranges(self, {"keep_alive_s": (0.001, 3600.0)}, (int, float))
         check_ranges(self, {"ttl_s": (0.001, MAX_TTL_S)}, (int, float), optional=("ttl_s",))
         check_ranges(self, {"guardrail_bytes": (0, 2**60)})

@@ -8,27 +8,32 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slipstream.base import errors
+from slipstream.runtime.access import Access
 from slipstream.runtime.settings import ServerSettings
+from slipstream.runtime.tokens import TokenStore
 from slipstream.server.anthropic_answers import PREFIX as ANTHROPIC_PREFIX
 from slipstream.server.anthropic_answers import anthropic_error
 from slipstream.server.context import ServerContext
 from slipstream.server.errors import ErrorDetail, describe
+from slipstream.server.guard import PageGuard, TokenGuard
 from slipstream.server.in_flight import ClientGoneError
 from slipstream.server.lmstudio_errors import PREFIX as NATIVE_PREFIX
 from slipstream.server.lmstudio_errors import describe_native, native_fields
-from slipstream.server.middleware import BodyLimit, RequestLog
+from slipstream.server.middleware import BodyLimit, Cors, RequestLog
 from slipstream.server.openapi import ENDPOINTS, describe_api
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
 
     from slipstream.runtime.generation import Generation
     from slipstream.runtime.model_manager import ModelManager
+    from slipstream.server.openapi import Endpoint
 
 _RETRY_AFTER_S = 1.0
 _TOO_LARGE = 413
@@ -39,6 +44,10 @@ _STATUS: dict[type[BaseException], int] = {
     errors.InvalidRequestError: 400,
     errors.ModelNotFoundError: 404,
     errors.ResponseNotFoundError: 404,
+    errors.TokenNotFoundError: 404,
+    errors.AuthenticationError: 401,
+    errors.AccessDeniedError: 403,
+    errors.TooManyAttemptsError: 429,
     errors.QueueFullError: 429,
     errors.ModelLoadError: 500,
     errors.ContextCreateError: 500,
@@ -49,7 +58,12 @@ _STATUS: dict[type[BaseException], int] = {
 
 
 def create_app(
-    generation: Generation, manager: ModelManager, settings: ServerSettings | None = None
+    generation: Generation,
+    manager: ModelManager,
+    settings: ServerSettings | None = None,
+    *,
+    current: Callable[[], ServerSettings] | None = None,
+    access: Access | None = None,
 ) -> Starlette:
     """Return the ASGI app.
 
@@ -57,34 +71,28 @@ def create_app(
         generation: Answers requests.
         manager: Knows the models.
         settings: Defaults if not given.
+        current: The settings of the moment, where they can change; `settings` if not given.
+        access: Knows the tokens; those of SLIPSTREAM_HOME if not given.
     """
-    settings = settings or ServerSettings()
-    context = ServerContext(generation, manager, settings)
+    given = settings or ServerSettings()
+    current = current or (lambda: given)
+    access = access or Access(TokenStore())
+    context = ServerContext(generation, manager, current, access)
     paths = {endpoint.handler: endpoint.public_path for endpoint in ENDPOINTS}
 
     def observe(handler: object, status: int, elapsed_s: float) -> None:
         del elapsed_s
         context.metrics.request_ended(paths.get(handler, "other"), status)  # type: ignore[call-overload]  # any key
 
-    middleware = [
-        Middleware(RequestLog, observe=observe),
-        Middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, reply=_too_large),
-    ]
-    if settings.cors_origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],
-            max_age=3600,
-        )
-        middleware.insert(1, cors)  # an answer about the body limit carries the headers too
     app = Starlette(
-        routes=[
-            Route(endpoint.path, endpoint.handler, methods=[endpoint.method])
-            for endpoint in ENDPOINTS
+        routes=[_route(endpoint, access, current) for endpoint in ENDPOINTS],
+        middleware=[
+            Middleware(RequestLog, observe=observe),
+            Middleware(PageGuard, settings=current, reply=_on_error),
+            # An answer about the body limit carries the headers too.
+            Middleware(Cors, origins=lambda: current().cors_origins),
+            Middleware(BodyLimit, max_body_bytes=current().max_body_bytes, reply=_too_large),
         ],
-        middleware=middleware,
         exception_handlers={
             errors.SlipstreamError: _on_error,
             ClientGoneError: _on_client_gone,
@@ -99,6 +107,21 @@ def create_app(
     return app
 
 
+def _route(endpoint: Endpoint, access: Access, current: Callable[[], ServerSettings]) -> Route:
+    """Return the route, behind a guard where it needs one."""
+    guards = []
+    if endpoint.permission is not None:
+        guards = [
+            Middleware(
+                TokenGuard,
+                access=access,
+                permission=endpoint.permission,
+                is_required=lambda: endpoint.is_private or current().require_auth,
+            )
+        ]
+    return Route(endpoint.path, endpoint.handler, methods=[endpoint.method], middleware=guards)
+
+
 def _reply(detail: ErrorDetail, status: int, headers: dict[str, str] | None = None) -> Response:
     return Response(detail.body(), status, headers, media_type="application/json")
 
@@ -108,6 +131,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
     headers = None
     if isinstance(error, errors.QueueFullError):
         headers = {"retry-after": str(math.ceil(_RETRY_AFTER_S))}
+    elif isinstance(error, errors.TooManyAttemptsError):
+        headers = {"retry-after": str(math.ceil(error.retry_after_s))}
+    elif isinstance(error, errors.AuthenticationError):
+        headers = {"www-authenticate": "Bearer"}  # RFC 9110 wants one with each 401
     if request.url.path.startswith(NATIVE_PREFIX):
         return JSONResponse({"error": describe_native(error)}, status, headers)
     if request.url.path.startswith(ANTHROPIC_PREFIX):

@@ -11,8 +11,11 @@ from slipstream.server.in_flight import InFlight
 from slipstream.server.metrics import Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
 
+    from slipstream.runtime.access import Access
     from slipstream.runtime.generation import Generation
     from slipstream.runtime.model_manager import ModelManager
     from slipstream.runtime.settings import ServerSettings
@@ -28,7 +31,8 @@ class ServerContext:
     Attributes:
         generation: Answers requests.
         manager: Knows the models.
-        settings: See ServerSettings.
+        current: The settings of the moment.
+        access: Knows the tokens.
         metrics: Counters of this app.
         in_flight: The requests being answered.
         chats: Answers kept for later turns.
@@ -36,10 +40,16 @@ class ServerContext:
 
     generation: Generation
     manager: ModelManager
-    settings: ServerSettings
+    current: Callable[[], ServerSettings]
+    access: Access
     metrics: Metrics = field(default_factory=Metrics)
     in_flight: InFlight = field(default_factory=InFlight)
     chats: ChatStore = field(default_factory=ChatStore)
+
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings of the moment."""
+        return self.current()
 
 
 def context_of(request: Request) -> ServerContext:

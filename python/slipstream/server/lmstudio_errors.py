@@ -16,6 +16,9 @@ _TYPES: dict[type[BaseException], str] = {
     errors.UnsupportedError: "not_implemented",
     errors.InvalidRequestError: "invalid_request",
     errors.ModelNotFoundError: "model_not_found",
+    errors.AuthenticationError: "invalid_request",
+    errors.AccessDeniedError: "invalid_request",
+    errors.TooManyAttemptsError: "invalid_request",
     errors.SlipstreamError: _INTERNAL,
 }
 

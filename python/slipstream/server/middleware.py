@@ -1,4 +1,4 @@
-"""ASGI layers around every route: body limit and request log.
+"""ASGI layers around every route: request log, CORS and body limit.
 
 Pure ASGI, since Starlette's BaseHTTPMiddleware costs 60 us for each chunk of a stream.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import time
 from typing import TYPE_CHECKING
+
+from starlette.middleware.cors import CORSMiddleware
 
 from slipstream.server.errors import ErrorDetail
 
@@ -21,6 +23,37 @@ _log = logging.getLogger(__name__)
 # A client that is still sending does not read; take in this much more so that it sees the answer.
 _DRAIN_BYTES = 64 << 20
 _INTERNAL_ERROR = 500
+
+
+class Cors:
+    """Lets pages of other origins in, those of the moment; without any there are no CORS headers at all.
+
+    Args:
+        app: What is inside.
+        origins: Those of the moment; "*" for all.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Callable[[], tuple[str, ...]]) -> None:
+        self._app = app
+        self._origins = origins
+        self._made_for: tuple[str, ...] = ()
+        self._cors = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the inner app, with CORS around it if there are origins."""
+        origins = self._origins()
+        if origins != self._made_for:
+            self._made_for = origins
+            self._cors = self._app
+            if origins:
+                self._cors = CORSMiddleware(
+                    self._app,
+                    allow_origins=origins,
+                    allow_methods=["GET", "POST", "DELETE"],
+                    allow_headers=["*"],
+                    max_age=3600,
+                )
+        await self._cors(scope, receive, send)
 
 
 class _BodyTooLarge(Exception):

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from slipstream.runtime.tokens import Permission
+
 _REF = "#/components/schemas/{model}"
 _ERROR = "#/components/schemas/ErrorAnswer"
 
@@ -66,6 +68,8 @@ class Endpoint:
         takes: Model of the request body.
         gives: Model of the answer; None for text.
         streams: Whether `stream: true` makes it answer with server-sent events.
+        permission: What a token must have where tokens are required; None lets everybody in.
+        is_private: A token is required even where the others need none.
     """
 
     method: str
@@ -74,6 +78,8 @@ class Endpoint:
     takes: type[BaseModel] | None = None
     gives: type[BaseModel] | None = None
     streams: bool = False
+    permission: Permission | None = "inference"
+    is_private: bool = False
 
     @property
     def summary(self) -> str:
@@ -150,11 +156,11 @@ ENDPOINTS = (
     ),
     Endpoint("GET", "/v1/models", openai_routes.list_models, gives=ModelList),
     Endpoint("GET", "/v1/models/{model:path}", openai_routes.get_model, gives=ModelEntry),
-    Endpoint("GET", "/health", system_routes.health, gives=system_routes.Health),
-    Endpoint("GET", "/metrics", system_routes.metrics),
-    Endpoint("GET", "/openapi.json", system_routes.openapi),
-    Endpoint("GET", "/docs", system_routes.docs),
-    Endpoint("GET", "/", system_routes.index, gives=system_routes.Index),
+    Endpoint("GET", "/health", system_routes.health, gives=system_routes.Health, permission=None),
+    Endpoint("GET", "/metrics", system_routes.metrics, permission="metrics"),
+    Endpoint("GET", "/openapi.json", system_routes.openapi, permission=None),
+    Endpoint("GET", "/docs", system_routes.docs, permission=None),
+    Endpoint("GET", "/", system_routes.index, gives=system_routes.Index, permission=None),
 )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
+    from slipstream.runtime.access import Access
     from slipstream.runtime.model_manager import ModelManager
     from slipstream.runtime.settings import ServerSettings
     from slipstream.server.context import ServerContext
@@ -50,6 +51,8 @@ def run(
     manager: ModelManager,
     settings: ServerSettings,
     *,
+    current: Callable[[], ServerSettings] | None = None,
+    access: Access | None = None,
     before: Callable[[], Awaitable[None]] | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
@@ -63,6 +66,8 @@ def run(
     Args:
         manager: Of the models; closed in the end, whatever happens.
         settings: Where to listen and what to let in.
+        current: The settings of the moment, where they can change.
+        access: Knows the tokens; those of SLIPSTREAM_HOME if not given.
         before: Awaited once the port is known to be free and before it is bound, for loading models.
         on_ready: Called with the server's URL once it answers.
 
@@ -71,8 +76,9 @@ def run(
         SlipstreamError: what `before` raised.
     """
     address = check_port(settings.host, settings.port)
-    _warn_if_open(address)
-    _run_loop(_serve(manager, settings, address, before, on_ready))
+    _warn_if_open(address, settings)
+    app = create_app(Generation(manager), manager, settings, current=current, access=access)
+    _run_loop(_serve(app, settings, address, before, on_ready))
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -131,9 +137,13 @@ def _holder_of(port: int) -> str | None:
     return None
 
 
-def _warn_if_open(address: str) -> None:
-    if not ipaddress.ip_address(address).is_loopback:
-        _log.warning("listening on %s: every machine that reaches it can use the models", address)
+def _warn_if_open(address: str, settings: ServerSettings) -> None:
+    if not ipaddress.ip_address(address).is_loopback and not settings.require_auth:
+        _log.warning(
+            "listening on %s: every machine that reaches it can use the models; "
+            "`slipstream settings set require_auth true` asks for tokens",
+            address,
+        )
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -148,13 +158,12 @@ def _run_loop(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def _serve(
-    manager: ModelManager,
+    app: Starlette,
     settings: ServerSettings,
     address: str,
     before: Callable[[], Awaitable[None]] | None,
     on_ready: Callable[[str], None] | None,
 ) -> None:
-    app = create_app(Generation(manager), manager, settings)
     stop = _stop_event()
     try:
         if before is not None and not await _unless(stop, before()):
@@ -162,7 +171,7 @@ async def _serve(
         if not stop.is_set():
             await _serve_app(app, settings, address, stop, on_ready)
     finally:
-        await manager.close()
+        await app.state.context.manager.close()
 
 
 def _stop_event() -> asyncio.Event:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from slipstream.base.errors import SlipstreamError
 from slipstream.server.context import VERSION, context_of
+from slipstream.server.guard import client_of, token_of
 from slipstream.server.metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
@@ -53,8 +55,9 @@ async def index(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Tell whether the server takes requests, and how its models are doing."""
+    """Tell whether the server takes requests and, to who may use them, how its models are doing."""
     context = context_of(request)
+    statuses = context.manager.list() if _may_see_models(request) else ()
     models = [
         ModelHealth(
             id=status.key,
@@ -65,7 +68,7 @@ async def health(request: Request) -> Response:
             num_deaths=status.num_deaths,
             last_error=status.last_error,
         )
-        for status in context.manager.list()
+        for status in statuses
     ]
     return _json(
         Health(
@@ -75,6 +78,17 @@ async def health(request: Request) -> Response:
             models=models,
         )
     )
+
+
+def _may_see_models(request: Request) -> bool:
+    context = context_of(request)
+    if not context.settings.require_auth:
+        return True
+    try:
+        context.access.check(token_of(request.scope), client_of(request.scope), "inference")
+    except SlipstreamError:
+        return False
+    return True
 
 
 async def metrics(request: Request) -> Response:

@@ -2,6 +2,7 @@ import asyncio
 import json
 import logging
 import shlex
+from os import getpid
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from typer.testing import CliRunner
 
 from slipstream.base.load_config import LoadConfig
 from slipstream.cli.main import app
-from slipstream.runtime import model_manager
+from slipstream.runtime import model_manager, server_record
 from slipstream.runtime.model_manager import ServedModel
+from slipstream.runtime.settings_store import SettingsStore
 from slipstream.server import serve as server
 
 
@@ -33,9 +35,10 @@ def serve(monkeypatch):
         seen.update(names=list(names), config=config)
         return [ServedModel(key=name, path=Path(name)) for name in names]
 
-    def run(manager, settings, *, before, on_ready):
+    def run(manager, settings, *, current, access, before, on_ready):
         asyncio.run(before())
-        seen.update(manager=manager, settings=settings)
+        assert current() == settings
+        seen.update(manager=manager, settings=settings, access=access)
         on_ready(f"http://{settings.host}:{settings.port}")
 
     monkeypatch.setattr(model_manager, "served_models", served_models)
@@ -79,6 +82,28 @@ def test_options_reach_the_models_and_the_server(serve):
     assert seen["config"] == LoadConfig(context_length=4096, parallel=3, threads=2)
     assert (seen["settings"].host, seen["settings"].port) == ("0.0.0.0", 8080)
     assert seen["settings"].cors_origins == ("https://a.example", "https://b.example")
+
+
+def test_settings_of_the_file_are_taken_and_options_go_above_them(serve):
+    SettingsStore().change({"port": 8081, "host": "0.0.0.0", "require_auth": True})
+    seen = serve("--port", "9000")
+    assert (seen["settings"].host, seen["settings"].port) == ("0.0.0.0", 9000)
+    assert seen["settings"].require_auth
+    assert SettingsStore().current().port == 8081
+
+
+def test_while_it_runs_the_command_line_finds_it(serve, monkeypatch):
+    found = []
+    publish = server_record.Claim.publish
+
+    def publish_and_look(hold, url, port):
+        publish(hold, url, port)
+        found.append(server_record.find())
+
+    monkeypatch.setattr(server_record.Claim, "publish", publish_and_look)
+    serve("--port", "4321")
+    assert (found[0].url, found[0].port, found[0].pid) == ("http://127.0.0.1:4321", 4321, getpid())
+    assert server_record.find() is None
 
 
 def test_the_ready_line_has_the_url_and_a_curl_call_that_a_shell_can_run(serve):

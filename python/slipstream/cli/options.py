@@ -1,0 +1,26 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from slipstream.base.limits import MAX_PORT
+
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Address to listen on; 0.0.0.0 lets other machines in. Default: the setting, 127.0.0.1."
+    ),
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=MAX_PORT, help="Port to listen on. Default: the setting, 1234."),
+]
+CorsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN", help="Origin whose pages may call the API, `*` for all. Repeatable."
+    ),
+]
