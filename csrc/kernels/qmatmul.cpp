@@ -170,8 +170,7 @@ void multiply_one_row(const Product & p, int64_t panel_index, int64_t last_panel
         Ahead ahead = next_panel(p, panel_index, last_panel, c, OneRow<T>::n_calls);
         OneRow<T>::dot(bytes, p.activations[c * p.chunk_stride + row], sums, ahead);
     }
-    float * out = reinterpret_cast<float *>(reinterpret_cast<char *>(p.out) + row * p.out_stride);
-    std::copy_n(sums, kPanelRows, out + panel_index * kPanelRows);
+    std::copy_n(sums, kPanelRows, p.out_row(row) + panel_index * kPanelRows);
 }
 
 template <typename T>
@@ -202,9 +201,7 @@ void multiply_panel(const Product & p, int64_t panel_index, int64_t last_panel, 
         tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows, sums, ahead);
     }
     for (int64_t r = 0; r < n_rows; r++) {
-        float * out =
-            reinterpret_cast<float *>(reinterpret_cast<char *>(p.out) + (first_row + r) * p.out_stride);
-        std::copy_n(sums + r * kPanelRows, n_valid, out + first);
+        std::copy_n(sums + r * kPanelRows, n_valid, p.out_row(first_row + r) + first);
     }
 }
 

@@ -51,7 +51,14 @@ struct Product {
     int64_t chunk_stride;
     int64_t n_rows;
     float * out;
-    size_t out_stride; // bytes from one result row to the next
+    size_t out_stride;                  // bytes from one result row to the next
+    float * const * out_rows = nullptr; // or where each result row is, if they are scattered
+
+    float * out_row(int64_t row) const {
+        return out_rows != nullptr
+                   ? out_rows[row]
+                   : reinterpret_cast<float *>(reinterpret_cast<char *>(out) + row * out_stride);
+    }
 };
 
 int panel_rows();

@@ -30,11 +30,12 @@ bool enabled() {
     return on;
 }
 
-// Weights are one matrix of whole rows, activations and results rows of f32.
+// Weights are one matrix of whole rows, or one for each expert; activations and results rows of f32.
 bool takes(const ggml_tensor * dst) {
     const ggml_tensor * weights = dst->src[0];
     const ggml_tensor * x = dst->src[1];
-    return dst->op == GGML_OP_MUL_MAT && enabled() && kernels::serves(weights->type) && weights->ne[2] == 1 &&
+    const bool is_one = dst->op == GGML_OP_MUL_MAT && weights->ne[2] == 1;
+    return (is_one || dst->op == GGML_OP_MUL_MAT_ID) && enabled() && kernels::serves(weights->type) &&
            weights->ne[3] == 1 && weights->nb[0] == ggml_type_size(weights->type) &&
            x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && dst->type == GGML_TYPE_F32 &&
            dst->nb[0] == sizeof(float);
@@ -42,6 +43,13 @@ bool takes(const ggml_tensor * dst) {
 
 int64_t n_rows(const ggml_tensor * x) {
     return x->ne[1] * x->ne[2] * x->ne[3];
+}
+
+// Rows of one expert that are multiplied at once; each thread holds their activations.
+constexpr int64_t kExpertRows = 64;
+
+size_t expert_scratch_size(const ggml_tensor * dst) {
+    return sizeof(kernels::Activations) * kExpertRows * kernels::n_chunks(dst->src[1]->ne[0]);
 }
 
 kernels::Activations * aligned(void * p) {
@@ -60,22 +68,30 @@ void quantize_share(const ggml_compute_params * params, const ggml_tensor * x, k
     }
 }
 
-void multiply_share(const ggml_compute_params * params, const ggml_tensor * dst,
-                    const kernels::Activations * activations) {
-    const ggml_tensor * weights = dst->src[0];
-    const ggml_tensor * x = dst->src[1];
-    kernels::Product product;
+kernels::Product product_of(const ggml_tensor * weights) {
+    kernels::Product product{};
     product.type = weights->type;
     product.weights = static_cast<const uint8_t *>(weights->data);
     product.weight_stride = weights->nb[1];
     product.n_columns = weights->ne[0];
     product.n_weights = weights->ne[1];
+    return product;
+}
+
+int64_t n_panels(const kernels::Product & product) {
+    return (product.n_weights + kernels::panel_rows() - 1) / kernels::panel_rows();
+}
+
+void multiply_share(const ggml_compute_params * params, const ggml_tensor * dst,
+                    const kernels::Activations * activations) {
+    const ggml_tensor * x = dst->src[1];
+    kernels::Product product = product_of(dst->src[0]);
     product.chunk_stride = n_rows(x);
     product.out_stride = dst->nb[1];
     product.n_rows = x->ne[1];
-    const int64_t n_panels = (product.n_weights + kernels::panel_rows() - 1) / kernels::panel_rows();
+    const int64_t n_panel = n_panels(product);
     // Enough shares that a thread which loses its core for a while does not keep the others waiting for long.
-    const int64_t n_shares = params->nth == 1 ? 1 : std::min<int64_t>(n_panels, 8 * params->nth);
+    const int64_t n_shares = params->nth == 1 ? 1 : std::min<int64_t>(n_panel, 8 * params->nth);
     for (int64_t share = params->ith; share < n_shares;
          share = ggml_threadpool_chunk_add(params->threadpool, 1)) {
         for (int64_t plane = 0; plane < x->ne[2] * x->ne[3]; plane++) {
@@ -83,9 +99,36 @@ void multiply_share(const ggml_compute_params * params, const ggml_tensor * dst,
             product.activations = activations + plane * x->ne[1];
             product.out =
                 reinterpret_cast<float *>(static_cast<char *>(dst->data) + i2 * dst->nb[2] + i3 * dst->nb[3]);
-            kernels::multiply(product, n_panels * share / n_shares, n_panels * (share + 1) / n_shares);
+            kernels::multiply(product, n_panel * share / n_shares, n_panel * (share + 1) / n_shares);
         }
     }
+}
+
+// Some rows of one expert: pairs of a slot of the token and the token. Every thread quantizes them for itself: that is
+// little beside the products, and experts follow each other without a barrier.
+void multiply_expert_rows(const ggml_compute_params * params, const ggml_tensor * dst, int64_t expert,
+                          const int32_t * pairs, int64_t n_rows, kernels::Activations * activations) {
+    const ggml_tensor * x = dst->src[1];
+    kernels::Product product = product_of(dst->src[0]);
+    product.weights += expert * dst->src[0]->nb[2];
+    product.activations = activations;
+    product.chunk_stride = product.n_rows = n_rows;
+    float * out_rows[kExpertRows];
+    product.out_rows = out_rows;
+    for (int64_t row = 0; row < n_rows; row++) {
+        const int64_t slot = pairs[2 * row], token = pairs[2 * row + 1];
+        const char * data =
+            static_cast<const char *>(x->data) + slot % x->ne[1] * x->nb[1] + token * x->nb[2];
+        for (int64_t c = 0; c < kernels::n_chunks(product.n_columns); c++) {
+            kernels::quantize(reinterpret_cast<const float *>(data), product.n_columns, c,
+                              activations[c * n_rows + row]);
+        }
+        out_rows[row] = reinterpret_cast<float *>(static_cast<char *>(dst->data) + slot * dst->nb[1] +
+                                                  token * dst->nb[2]);
+    }
+    const int64_t n_panel = n_panels(product);
+    kernels::multiply(product, n_panel * params->ith / params->nth,
+                      n_panel * (params->ith + 1) / params->nth);
 }
 
 } // namespace
@@ -96,8 +139,10 @@ size_t ggml_tiled_wdata_size(int n_tasks, ggml_tensor * dst) {
     size_t size = upstream_tiled_wdata_size(n_tasks, dst);
     if (takes(dst)) {
         const ggml_tensor * x = dst->src[1];
-        const size_t ours = 64 + sizeof(kernels::Activations) * n_rows(x) * kernels::n_chunks(x->ne[0]);
-        size = std::max(size, ours);
+        const size_t ours = dst->op == GGML_OP_MUL_MAT_ID
+                                ? n_tasks * expert_scratch_size(dst)
+                                : sizeof(kernels::Activations) * n_rows(x) * kernels::n_chunks(x->ne[0]);
+        size = std::max(size, 64 + ours);
     }
     return size;
 }
@@ -117,10 +162,20 @@ bool ggml_compute_forward_mul_mat_tiled(const ggml_compute_params * params, ggml
     return true;
 }
 
+// One expert; called by each thread with the same arguments, for one expert after the other. `scratch` is as large as
+// ggml_tiled_wdata_size() asked for.
 bool ggml_compute_forward_mul_mat_id_tiled(const ggml_compute_params * params, ggml_tensor * dst,
                                            int64_t cur_a, int64_t cne1, const int32_t * expert_rows,
                                            char * scratch) {
-    return upstream_mul_mat_id_tiled(params, dst, cur_a, cne1, expert_rows, scratch);
+    if (params->use_ref || !takes(dst)) {
+        return upstream_mul_mat_id_tiled(params, dst, cur_a, cne1, expert_rows, scratch);
+    }
+    kernels::Activations * activations = aligned(scratch + params->ith * expert_scratch_size(dst));
+    for (int64_t row = 0; row < cne1; row += kExpertRows) {
+        multiply_expert_rows(params, dst, cur_a, expert_rows + 2 * row, std::min(kExpertRows, cne1 - row),
+                             activations);
+    }
+    return true;
 }
 
 const char * slipstream_kernels_isa(void) {

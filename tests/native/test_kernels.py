@@ -26,28 +26,38 @@ def cpu_flags() -> set[str]:
     return set()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    platform.machine() != "x86_64" or platform.system() != "Linux", reason="kernels for x86 only"
-)
-@pytest.mark.parametrize("isa", ISAS)
-def test_products_are_right_and_the_same_for_any_number_of_rows(isa: str, tmp_path: Path) -> None:
+def build_program(name: str, isa: str, folder: Path, *extra: str) -> str:
+    """Compile a program of tests/cpp with the kernels in one instruction set, link it with the built ggml."""
     options, needed = ISAS[isa]
     if not needed <= cpu_flags():
         pytest.skip(f"this CPU has no {' '.join(sorted(needed - cpu_flags()))}")
     compiler = os.environ.get("CXX") or "c++"
     launcher = [shutil.which("ccache") or "", compiler] if shutil.which("ccache") else [compiler]
     objects = []
-    for source in (ROOT / "tests/cpp/test_kernels.cpp", ROOT / "csrc/kernels/qmatmul.cpp"):
-        objects.append(str(tmp_path / f"{source.stem}.o"))
-        command = [*launcher, "-c", "-O2", "-std=c++17", *options, str(source), "-o", objects[-1]]
-        for folder in (ROOT / "csrc", LLAMA / "ggml/include", LLAMA / "ggml/src"):
-            command += ["-I", str(folder)]
+    for source in (ROOT / f"tests/cpp/{name}.cpp", ROOT / "csrc/kernels/qmatmul.cpp"):
+        objects.append(str(folder / f"{source.stem}.o"))
+        command = [*launcher, "-c", "-O2", "-std=c++17", *options, *extra]
+        command += [str(source), "-o", objects[-1]]
+        for include in (ROOT / "csrc", LLAMA / "ggml/include", LLAMA / "ggml/src"):
+            command += ["-I", str(include)]
         subprocess.run(command, check=True)
-    libraries = [str(GGML / f"lib{name}.a") for name in ("ggml", "ggml-cpu", "ggml-base")]
-    program = str(tmp_path / "test_kernels")
-    link = [compiler, *objects, "-Wl,--start-group", *libraries, "-Wl,--end-group"]
+    libraries = [str(GGML / f"lib{library}.a") for library in ("ggml", "ggml-cpu", "ggml-base")]
+    program = str(folder / name)
+    link = [compiler, *extra, *objects, "-Wl,--start-group", *libraries, "-Wl,--end-group"]
     subprocess.run([*link, "-lpthread", "-ldl", "-lm", "-o", program], check=True)
+    return program
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or platform.system() != "Linux", reason="kernels for x86 only"
+)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["test_kernels", "test_seam"])
+def test_products_are_right_and_the_same_for_any_number_of_rows(
+    name: str, isa: str, tmp_path: Path
+) -> None:
+    program = build_program(name, isa, tmp_path)
     result = subprocess.run([program], capture_output=True, text=True, check=False, timeout=200)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout

@@ -27,7 +27,8 @@ _SCALARS = {
     "f64": (12, "<d"),
 }
 _STRING, _ARRAY = 8, 9
-_GGML_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
+Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", (32,))])  # a block of 32 numbers
+_GGML_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, Q8_0: 8}
 
 
 def gguf_bytes(
@@ -38,7 +39,7 @@ def gguf_bytes(
     Args:
         metadata: (key, type, value) in order. A type is "u32", "f32", "bool", "str", ... or one of
             these in brackets for an array: "[str]".
-        tensors: (name, array) in order, float32 or float16.
+        tensors: (name, array) in order, float32, float16 or Q8_0.
         alignment: Of the tensor data; other than 32 it belongs into the metadata as well.
         version: Of the format.
     """
@@ -55,10 +56,22 @@ def header_bytes(
     parts += [_string(key) + _value(kind, value) for key, kind, value in metadata]
     offset = 0
     for name, array in tensors:
-        dims = struct.pack(f"<I{array.ndim}Q", array.ndim, *reversed(array.shape))
+        *rows, columns = array.shape
+        columns *= 32 if array.dtype == Q8_0 else 1
+        dims = struct.pack(f"<I{array.ndim}Q", array.ndim, columns, *reversed(rows))
         parts.append(_string(name) + dims + struct.pack("<IQ", _GGML_TYPES[array.dtype], offset))
         offset += -(-array.nbytes // alignment) * alignment
     return _padded(b"".join(parts), alignment)
+
+
+def to_q8_0(values: np.ndarray) -> np.ndarray:
+    """Quantize the last axis, a multiple of 32, as ggml's quantize_row_q8_0_ref does."""
+    blocks = values.reshape(*values.shape[:-1], -1, 32)
+    d = np.abs(blocks).max(axis=-1) / 127
+    quantized = np.zeros(d.shape, dtype=Q8_0)
+    quantized["d"] = d
+    quantized["qs"] = np.round(blocks / np.where(d == 0, 1, d)[..., None])
+    return quantized
 
 
 def _string(text: str | bytes) -> bytes:
