@@ -6,6 +6,9 @@ is each server's default; ours speculates by default, llama-server does not.
 
 usage: python bench/serve_vs_llama_server.py [--model FILE.gguf] [--rows a,b] [--rounds 7] [--threads 2]
        [--output bench/results/serve-NAME.json] [--markdown FILE]
+
+A run of some rows keeps the others of a result of the same commit, model, machine and settings, so that a long table
+can be made in pieces.
 """
 
 from __future__ import annotations
@@ -89,7 +92,17 @@ def value_of(figures: Figures, figure: str) -> str:
     return "none" if percentiles is None else f"{getattr(percentiles, which):.0f} ms"
 
 
-def markdown(rows: list[Row], made: dict[str, Any]) -> str:
+def earlier_rows(output: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """Rows of an earlier run that this one goes on with; none if anything but the load differs."""
+    try:
+        earlier = json.loads(output.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    same = all(earlier.get(key) == made[key] for key in ("commit", "model", "threads", "build"))
+    return earlier["rows"] if same and earlier["machine"]["cpu"] == made["machine"]["cpu"] else {}
+
+
+def markdown(made: dict[str, Any]) -> str:
     """The table of bench/README.md."""
     machine = made["machine"]
     head = [
@@ -99,8 +112,10 @@ def markdown(rows: list[Row], made: dict[str, Any]) -> str:
         "| workload: figure | Slipstream | llama-server | ratio [90 % interval] | bar | |",
         "|---|---|---|---|---|---|",
     ]
-    notes = [f"\n{row.name}: {doubt}." for row in rows for doubt in doubts(row)]
-    return "\n".join([*head, *(line for row in rows for line in lines(row)), *notes]) + "\n"
+    rows = made["rows"]
+    notes = [f"\n{name}: {doubt}." for name, row in rows.items() for doubt in row["doubts"]]
+    table = [line for row in rows.values() for line in row["table"]]
+    return "\n".join([*head, *table, *notes]) + "\n"
 
 
 def row_report(row: Row) -> dict[str, Any]:
@@ -123,6 +138,7 @@ def row_report(row: Row) -> dict[str, Any]:
         "bars": {bar.figure: str(bar) for bar in row.bars},
         "checks": row.checks,
         "doubts": doubts(row),
+        "table": lines(row),
     }
 
 
@@ -149,15 +165,16 @@ def main() -> None:
         "benchmark": "serve_vs_llama_server", **provenance(), "model": Path(path).name, "threads": options.threads,
         "command": " ".join(["python bench/serve_vs_llama_server.py", *sys.argv[1:]]),
     }  # fmt: skip
-    rows = []
-    for name in names:
-        rows.append(ROWS[name](options))
-        sys.stderr.write("\r\033[K" + "\n".join(lines(rows[-1]) + doubts(rows[-1])) + "\n")
-    made["rows"] = {row.name: row_report(row) for row in rows}
-    made["load_average_at_end"] = os.getloadavg()[0]
     output = Path(arguments.output or RESULTS / f"serve-{Path(path).stem}.json")
-    output.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    table = markdown(rows, made)
+    done = earlier_rows(output, made)
+    for name in names:
+        row = ROWS[name](options)
+        done[name] = row_report(row)
+        sys.stderr.write("\r\033[K" + "\n".join(lines(row) + doubts(row)) + "\n")
+        made["rows"] = {name: done[name] for name in ROWS if name in done}
+        made["load_average_at_end"] = os.getloadavg()[0]
+        output.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    table = markdown(made)
     if arguments.markdown:
         Path(arguments.markdown).write_text(table, encoding="utf-8")
     print(table)
