@@ -59,6 +59,7 @@ class Options:
     model: str
     threads: int
     rounds: int
+    aa: bool = False
 
 
 def compare(
@@ -80,6 +81,8 @@ def compare(
             Arm(name="slipstream", target=Target(url=ours)),
             Arm(name="llama-server", target=Target(url=peer)),
         ]
+        if options.aa:
+            arms.append(Arm(name="slipstream again", target=Target(url=ours), other_texts=True))
         asyncio.run(run_rounds(made, arms, progress(name)))
     return Row(name=name, title=title, plan=made, shape=shape, arms=arms, bars=bars)
 

@@ -4,7 +4,7 @@ Each row starts both servers with the same threads, context and parallelism, let
 same prompts (new ones in every round), and tells ratios of paired rounds with their 90 % interval. Everything not named
 is each server's default; ours speculates by default, llama-server does not.
 
-usage: python bench/serve_vs_llama_server.py [--model FILE.gguf] [--rows a,b] [--rounds 7] [--threads 2]
+usage: python bench/serve_vs_llama_server.py [--model FILE.gguf] [--rows a,b] [--rounds 7] [--threads 2] [--aa]
        [--output bench/results/serve-NAME.json] [--markdown FILE]
 
 A run of some rows keeps the others of a result of the same commit, model, machine and settings, so that a long table
@@ -32,6 +32,7 @@ from slipstream.benchmark.serve.report import pooled
 
 if TYPE_CHECKING:
     from slipstream.benchmark.serve import Figures
+    from slipstream.benchmark.stats import Ratio
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,30 +56,37 @@ def lines(row: Row) -> list[str]:
     if row.checks:
         figures = row.arms[0].figures()[0]
         waits = figures.ttft_ms
-        told = (
+        wait = (
             f"wait mean {waits.mean / 1e3:.1f} s, max {waits.highest / 1e3:.1f} s" if waits else ""
         )
         state = "met" if all(row.checks.values()) else "missed"
         complete = figures.num_requests - figures.num_failed
         bar = "all complete, max ≤ 3 x mean"
-        return [f"| {row.title} | {complete} complete; {told} | | | {bar} | {state} |"]
-    compared = ratios(*row.arms)
+        return [f"| {row.title} | {complete} complete; {wait} | | | {bar} | {state} |"]
+    ours, peer, *again = row.arms
+    compared = ratios(ours, peer)
+    noise = ratios(again[0], ours) if again else {}
     made = []
     for bar in row.bars:
         ratio = compared.get(bar.figure)
-        values = [value_of(pooled(arm, row.plan), bar.figure) for arm in row.arms]
+        values = [value_of(pooled(arm, row.plan), bar.figure) for arm in (ours, peer)]
         if ratio is None:
             made.append(
                 f"| {row.title}: {bar.figure} | {values[0]} | {values[1]} | none | {bar} | missed |"
             )
             continue
-        spread = (
-            f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], {ratio.num_rounds} rounds"
-        )
+        spread = f"{told(ratio)}, {ratio.num_rounds} rounds"
+        if bar.figure in noise:
+            spread += f"; A/A {told(noise[bar.figure])}"
         made.append(
             f"| {row.title}: {bar.figure} | {values[0]} | {values[1]} | {spread} | {bar} | {bar.verdict(ratio)} |"
         )
     return made
+
+
+def told(ratio: Ratio) -> str:
+    """A ratio with its interval."""
+    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
 def value_of(figures: Figures, figure: str) -> str:
@@ -134,7 +142,10 @@ def row_report(row: Row) -> dict[str, Any]:
             }
             for arm in row.arms
         },
-        "ratios": {k: asdict(v) for k, v in ratios(*row.arms).items()} if row.bars else {},
+        "ratios": {k: asdict(v) for k, v in ratios(*row.arms[:2]).items()} if row.bars else {},
+        "aa": {k: asdict(v) for k, v in ratios(row.arms[2], row.arms[0]).items()}
+        if len(row.arms) > 2
+        else {},
         "bars": {bar.figure: str(bar) for bar in row.bars},
         "checks": row.checks,
         "doubts": doubts(row),
@@ -149,6 +160,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
+        "--aa", action="store_true", help="run ours a second time in every round: the noise floor"
+    )
+    parser.add_argument(
         "--output", metavar="FILE", help="JSON; bench/results/serve-MODEL.json if not given"
     )
     parser.add_argument("--markdown", metavar="FILE", help="the table, which is printed anyhow")
@@ -160,7 +174,9 @@ def main() -> None:
     if not LLAMA_SERVER.exists():
         parser.error(f"{LLAMA_SERVER} is not built; `make peers` builds it")
     path = str(Path(arguments.model).resolve())
-    options = Options(model=path, threads=arguments.threads, rounds=arguments.rounds)
+    options = Options(
+        model=path, threads=arguments.threads, rounds=arguments.rounds, aa=arguments.aa
+    )
     made: dict[str, Any] = {
         "benchmark": "serve_vs_llama_server", **provenance(), "model": Path(path).name, "threads": options.threads,
         "command": " ".join(["python bench/serve_vs_llama_server.py", *sys.argv[1:]]),
