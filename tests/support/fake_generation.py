@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from slipstream.base.errors import ModelNotFoundError, SlipstreamError
+from slipstream.base.errors import InvalidRequestError, ModelNotFoundError, SlipstreamError
 from slipstream.base.queries import (
     Count,
     Detokenize,
@@ -31,7 +31,12 @@ from slipstream.base.types import (
     TokenLogprob,
     Usage,
 )
+from slipstream.runtime.load_options import LoadOptions
 from slipstream.runtime.model_manager import ModelState, ModelStatus
+from slipstream.runtime.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from slipstream.models.model_info import ModelInfo
 
 MODEL = "tiny"
 WORDS = ("Hello", " wörld", "!")
@@ -121,11 +126,16 @@ class FakeManager:
         self.engine_stats: dict[str, Any] = {}
         self.num_closes = 0
         self.load: Callable[[], Awaitable[Any]] | None = None
+        self.settings = ServerSettings()
+        self.options: list[LoadOptions] = []
 
     def list(self) -> Sequence[ModelStatus]:
         return self.statuses
 
-    def resolve(self, name: str | None) -> str:
+    async def models(self) -> Sequence[ModelInfo]:
+        return []
+
+    async def resolve(self, name: str | None) -> str:
         if not name or name == MODEL:
             return MODEL
         raise ModelNotFoundError(f"no model {name!r}; there is: {MODEL}", param="model")
@@ -138,8 +148,12 @@ class FakeManager:
             status, state=ModelState.NOT_LOADED, info=None, progress=0.0
         )
 
-    async def client(self, name: str | None) -> None:
+    async def client(self, name: str | None, options: LoadOptions) -> None:
         """Load the model: play `load`, then have it."""
+        self.options.append(options)
+        info, wanted = self.statuses[0].info, options.config.get("context_length", 0)
+        if info is not None and info.context_length < wanted:
+            raise InvalidRequestError("loaded with less", param="context_length")
         if self.load is not None:
             await self.load()
         self.statuses[0] = msgspec.structs.replace(
@@ -166,10 +180,14 @@ class FakeGeneration:
         self.closed = asyncio.Event()
 
     async def stream(
-        self, model: str | None, specs: GenerationSpec | Sequence[GenerationSpec]
+        self,
+        model: str | None,
+        specs: GenerationSpec | Sequence[GenerationSpec],
+        load: LoadOptions | None = None,
     ) -> FakeStream:
+        self.models.options.append(load or LoadOptions())
         listed = [specs] if isinstance(specs, msgspec.Struct) else list(specs)
-        key = self.models.resolve(model)
+        key = await self.models.resolve(model)
         if self.before is not None:
             await self.before()
         self.specs += listed
@@ -179,9 +197,11 @@ class FakeGeneration:
                 raise script[0]
         return FakeStream(key, scripts, self._on_close)
 
-    async def ask(self, model: str | None, query: Query) -> tuple[str, QueryAnswer]:
+    async def ask(
+        self, model: str | None, query: Query, load: LoadOptions | None = None
+    ) -> tuple[str, QueryAnswer]:
         """Answer a question about text: a token for each part, a character for each token."""
-        key = self.models.resolve(model)
+        key = await self.models.resolve(model)
         self.queries.append(query)
         if isinstance(query, Tokenize):
             pieces = [part.encode() if isinstance(part, str) else b"\xc3" for part in query.parts]

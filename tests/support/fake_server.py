@@ -12,6 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from slipstream.base import log
@@ -19,6 +21,9 @@ from slipstream.base.types import FinishReason, GenerationSpec, OutputDelta, Usa
 from slipstream.runtime.settings import ServerSettings
 from slipstream.server import serve
 from tests.support.fake_generation import FakeGeneration, FakeManager, FakeStream, Step
+
+if TYPE_CHECKING:
+    from slipstream.runtime.load_options import LoadOptions
 
 TOKEN_S = 0.002
 HOST = "localhost"  # a name, which Granian would not take
@@ -44,16 +49,18 @@ async def never() -> None:
 class PlayingGeneration(FakeGeneration):
     """Reads what to play from the request."""
 
-    async def stream(self, model: str | None, specs: list[GenerationSpec]) -> FakeStream:
+    async def stream(
+        self, model: str | None, specs: list[GenerationSpec], load: LoadOptions | None = None
+    ) -> FakeStream:
         word = (specs[0].messages or [{"content": specs[0].prompt}])[-1]["content"]
         if word == "silent":
             self.script = lambda spec: [never]
         if word == "forever":
             delta = OutputDelta(specs[0].request_id, text="tick ")
-            return EndlessStream(self.models.resolve(model), [[delta]], self._on_close)
+            return EndlessStream(await self.models.resolve(model), [[delta]], self._on_close)
         if word == "many":
             self.script = many
-        return await super().stream(model, specs)
+        return await super().stream(model, specs, load)
 
     def _on_close(self) -> None:
         super()._on_close()

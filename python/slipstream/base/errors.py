@@ -17,7 +17,8 @@ SlipstreamError
 │   └── ForeignPageError                 a web page of another origin, or under a name that is not this server's
 ├── TooManyAttemptsError                 too many wrong tokens; `retry_after_s` says how long to wait
 ├── ModelLoadError                       a file that is no usable model; `path` names it
-│   └── DraftModelError                  a model that cannot draft for this target
+│   ├── DraftModelError                  a model that cannot draft for this target
+│   └── InsufficientMemoryError          guardrails refuse the load: it would take too much memory
 ├── ContextCreateError                   the machine or the model refuses this context
 ├── DecodeError                          a step failed
 │   ├── NoKVSlotError                    no room in the KV cache; memory is as before the call
@@ -135,6 +136,10 @@ class ModelLoadError(SlipstreamError):
 
 class DraftModelError(ModelLoadError):
     """A model that cannot draft for this target: another vocabulary, or a memory that cannot drop drafts."""
+
+
+class InsufficientMemoryError(ModelLoadError):
+    """A load would take more memory than the guardrails of the settings allow."""
 
 
 class ContextCreateError(SlipstreamError):

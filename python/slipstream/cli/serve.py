@@ -135,6 +135,8 @@ def serve(
         log.configure(log_level, log_file)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--log-level") from None
+    from msgspec.structs import replace
+
     from slipstream.models.catalog import resolve_model
     from slipstream.runtime.access import Access
     from slipstream.runtime.model_manager import ModelManager, served_models
@@ -170,9 +172,13 @@ def serve(
         repack=repack,
     )
     served = served_models(models or ["demo"], config)
-    manager = ModelManager(served)
     store.mend()
     settings = store.current()
+    # A draft model is for the models named here; those loaded later need not have its vocabulary.
+    others = replace(
+        config, draft_model=None, speculation="auto" if speculation == "draft" else speculation
+    )
+    manager = ModelManager(served, current=store.current, config=others)
     hold = claim(__version__)
     if hold is None:
         _log.warning("another server of this user runs: ps, load and the like speak to that one")

@@ -33,6 +33,9 @@ class EngineClient(asyncio.Protocol):
     Args:
         describe_end: Awaited once the socket has closed; tells how the process ended ("killed by SIGKILL").
         on_lost: Called after the waiting requests were told, with that description.
+
+    Attributes:
+        on_idle: Called when the last request has ended.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class EngineClient(asyncio.Protocol):
         self._end: str | None = None
         self._protocol_error: str | None = None
         self._end_task: asyncio.Task[None] | None = None
+        self.on_idle: Callable[[], None] = lambda: None
 
     @classmethod
     async def connect(
@@ -85,8 +89,8 @@ class EngineClient(asyncio.Protocol):
 
     @property
     def num_requests(self) -> int:
-        """Requests without a terminal event."""
-        return len(self._streams)
+        """Requests without a terminal event, questions without an answer."""
+        return len(self._streams) + len(self._askers)
 
     async def load(
         self, path: str, config: LoadConfig, progress: Callable[[float], None] | None = None
@@ -194,6 +198,7 @@ class EngineClient(asyncio.Protocol):
             return await asker
         finally:
             self._askers.pop(serial, None)
+            self._tell_idle()
 
     def shutdown(self) -> None:
         """Ask the engine to end; the socket closes when it has."""
@@ -260,6 +265,11 @@ class EngineClient(asyncio.Protocol):
         stream = reference() if reference is not None else None
         if stream is not None:  # else abandoned while this was under way
             stream.push(event)
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if not self.num_requests:
+            self.on_idle()
 
     async def _tell_the_end(self) -> None:
         try:

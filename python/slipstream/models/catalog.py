@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from slipstream.base.errors import ModelNotFoundError
-from slipstream.models.store import DEMO_NAME, ModelStore
+from slipstream.models.lookup import DEMO_NAME
+from slipstream.models.store import ModelStore
 
 __all__ = ["DEMO_NAME", "resolve_key", "resolve_model"]
 

@@ -110,6 +110,15 @@ def _found(path: str, name: str, parts: tuple[str, ...], *, projector: bool = Fa
     )
 
 
+def loose_file(path: Path) -> FoundFile:
+    """Return a file that lies by itself.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    return _found(str(path), path.stem, ())
+
+
 def _hub_snapshot(folder: Path) -> Iterator[FoundFile]:
     names = folder.name.split("--")[1:]
     parts = (names[0], "--".join(names[1:])) if len(names) > 1 else (LOCAL, "".join(names))

@@ -46,11 +46,6 @@ class ModelVariant(msgspec.Struct, frozen=True, kw_only=True):
     modified_s: int
     error: str | None = None
 
-    @property
-    def bits_per_weight(self) -> float | None:
-        """Bits on disk for one weight, None when it is unknown."""
-        return round(self.size_bytes * 8 / self.num_params, 2) if self.num_params else None
-
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A model of the store: what `key` means now, and what else it could mean.
@@ -90,6 +85,17 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     mmproj: str | None = None
     state: Literal["ready", "broken"] = "ready"
     error: str | None = None
+
+    @property
+    def modified_s(self) -> int:
+        """Unix time of the last change of the selected variant, 0 when it is gone."""
+        times = [v.modified_s for v in self.variants if v.key == self.selected_variant]
+        return times[0] if times else 0
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Bits on disk for one weight of the selected variant, None when it is unknown."""
+        return round(self.size_bytes * 8 / self.num_params, 2) if self.num_params else None
 
     @property
     def params_string(self) -> str:

@@ -8,21 +8,22 @@ Never runs a model. A file that cannot be read is a model of the state "broken" 
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as _replace
 
-from slipstream.base.config import demo_model_path, model_folders, models_folder
-from slipstream.base.errors import ModelNotFoundError
+from slipstream.base.config import model_folders
+from slipstream.models.facts import read_facts
 from slipstream.models.index import FactsIndex
-from slipstream.models.layouts import FoundFile, find_files
+from slipstream.models.layouts import FoundFile, find_files, loose_file
+from slipstream.models.lookup import pick
 from slipstream.models.model_info import Capabilities, ModelInfo, ModelVariant
 from slipstream.models.names import (
-    MAX_NAME_CHARS,
+    is_projector,
     key_part,
     preferred,
     quant_of,
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from slipstream.models.facts import FileFacts
-
-DEMO_NAME = "demo"
-_SHOWN_NAMES = 10
 
 
 class ModelStore:
@@ -95,23 +93,45 @@ class ModelStore:
         Raises:
             ModelNotFoundError: there is no such model, or several; the message says what to do.
         """
-        if not key or len(key) > MAX_NAME_CHARS or "\0" in key:
-            message = (
-                f"no model {key[:80]!r}: a model key has 1 to {MAX_NAME_CHARS} characters, no null"
-            )
-            raise ModelNotFoundError(message, param="model")
-        models = self.scan()
-        if key == DEMO_NAME:
-            return _demo(models)
-        found = _matches(models, key)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(model.key for model in found[:_SHOWN_NAMES])
-            message = f"{key!r} holds {len(found)} models; name one of them: {names}"
-        else:
-            message = _unknown(key, models)
-        raise ModelNotFoundError(message, param="model")
+        return pick(self.scan(), key)
+
+
+def describe_file(path: Path) -> ModelInfo:
+    """Return what a file outside of the folders is, as if it lay loose in one; the files of a split model count as one.
+
+    Args:
+        path: A .gguf file; one that is gone or damaged gives a model of the state "broken".
+    """
+    stem = split_part(path.stem)[0]
+    beside = sorted(path.parent.glob("*.gguf"))
+    paths = [p for p in beside if split_part(p.stem)[0] == stem or is_projector(p.name)]
+    members = []
+    for part in paths if path in paths else [path, *paths]:
+        with suppress(OSError):
+            members.append((loose_file(part), read_facts(part)))
+    found = [m for m in _models(members) if m.path == str(path)]
+    return found[0] if found else _missing(path)
+
+
+def _missing(path: Path) -> ModelInfo:
+    key = f"local/{key_part(path.stem)}"
+    return ModelInfo(
+        key=key,
+        publisher="local",
+        display_name=path.stem,
+        type="llm",
+        path=str(path),
+        size_bytes=0,
+        architecture="",
+        num_params=0,
+        quantization="",
+        context_length=0,
+        capabilities=Capabilities(),
+        variants=(),
+        selected_variant=key,
+        state="broken",
+        error=f"{path} cannot be read, or is no model",
+    )
 
 
 def _models(members: list[tuple[FoundFile, FileFacts]]) -> Iterable[ModelInfo]:
@@ -202,19 +222,6 @@ def _variant(key: str, parts: list[tuple[FoundFile, FileFacts]]) -> ModelVariant
     )
 
 
-def _selected(model: ModelInfo, variant: ModelVariant) -> ModelInfo:
-    return _replace(
-        model,
-        path=variant.path,
-        size_bytes=variant.size_bytes,
-        quantization=variant.quantization,
-        num_params=variant.num_params,
-        selected_variant=variant.key,
-        state="broken" if variant.error else "ready",
-        error=variant.error,
-    )
-
-
 def _renamed(model: ModelInfo, taken: dict[str, ModelInfo]) -> ModelInfo:
     """Give a model of another folder, whose key is taken, a key of its own: "key~2"."""
     number = 2
@@ -230,64 +237,4 @@ def _renamed(model: ModelInfo, taken: dict[str, ModelInfo]) -> ModelInfo:
         key=key,
         variants=tuple(_replace(v, key=moved(v.key)) for v in model.variants),
         selected_variant=moved(model.selected_variant),
-    )
-
-
-def _demo(models: list[ModelInfo]) -> ModelInfo:
-    path = str(demo_model_path())
-    for model in models:
-        for variant in model.variants:
-            if variant.path == path:
-                return _selected(model, variant)
-    message = (
-        f"the demo model is not there yet ({path}); `slipstream get demo` or `make run` brings it"
-    )
-    raise ModelNotFoundError(message, param="model")
-
-
-def _matches(models: list[ModelInfo], name: str) -> list[ModelInfo]:
-    """Return the models a name may mean: the exact key first, then a file, then what begins or ends like it."""
-    base, at, quant = name.partition("@")
-    wanted = "/".join(key_part(part) for part in base.split("/"))
-    exact = [model for model in models if model.key == wanted]
-    if not exact and name.lower().endswith(".gguf"):
-        return _of_file(models, base)
-    below = exact or [model for model in models if model.key.startswith(wanted + "/")]
-    found = below or [model for model in models if model.key.endswith("/" + wanted)]
-    if not at:
-        return found
-    return [
-        _selected(model, variant)
-        for model in found
-        for variant in model.variants
-        if variant.key.partition("@")[2] == quant.lower()
-    ]
-
-
-def _of_file(models: list[ModelInfo], name: str) -> list[ModelInfo]:
-    folder, _, filename = name.rpartition("/")
-    wanted = "/".join(key_part(part) for part in folder.split("/"))
-    return [
-        _selected(model, variant)
-        for model in models
-        for variant in model.variants
-        if Path(variant.path).name == filename
-        and (
-            not folder or model.key == wanted or model.key.startswith((wanted + "/", wanted + "~"))
-        )
-    ]
-
-
-def _unknown(name: str, models: list[ModelInfo]) -> str:
-    keys = [model.key for model in models]
-    close = difflib.get_close_matches(name.lower(), keys, n=3)
-    if close:
-        hint = f"did you mean {' or '.join(close)}?"
-    elif keys:
-        more = f" and {len(keys) - _SHOWN_NAMES} more" if len(keys) > _SHOWN_NAMES else ""
-        hint = f"there are: {', '.join(keys[:_SHOWN_NAMES])}{more}"
-    else:
-        hint = "there are none yet; `slipstream get demo` or `make run` brings the demo model"
-    return (
-        f"no model {name[:200]!r}: it is no .gguf file and no key below {models_folder()}; {hint}"
     )

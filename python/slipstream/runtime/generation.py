@@ -8,6 +8,7 @@ import msgspec
 
 from slipstream.base.errors import InvalidRequestError
 from slipstream.base.types import RequestFailed
+from slipstream.runtime.load_options import LoadOptions
 from slipstream.runtime.results import GenerationResult, ResultCollector, error_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from slipstream.runtime.model_manager import ModelManager
 
 MAX_SEED = 2**64 - 1
+_NO_OPTIONS = LoadOptions()
 
 
 def fan_out(spec: GenerationSpec, n: int) -> list[GenerationSpec]:
@@ -120,7 +122,10 @@ class Generation:
         self.models = models
 
     async def stream(
-        self, model: str | None, specs: GenerationSpec | Sequence[GenerationSpec]
+        self,
+        model: str | None,
+        specs: GenerationSpec | Sequence[GenerationSpec],
+        load: LoadOptions = _NO_OPTIONS,
     ) -> OutputStream:
         """Start one or more requests on one model and wait for the first delta of any of them.
 
@@ -130,6 +135,7 @@ class Generation:
         Args:
             model: Name as a client gives it; see ModelManager.resolve.
             specs: One spec, or several with distinct request ids (`fan_out`, or a list of prompts).
+            load: For the load, if one is needed; see ModelManager.client.
 
         Raises:
             ModelNotFoundError: no served model of that name.
@@ -140,8 +146,8 @@ class Generation:
         if not listed:
             message = "no prompt was given"
             raise InvalidRequestError(message, param="prompt")
-        key = self.models.resolve(model)
-        client = await self.models.client(key)
+        key = await self.models.resolve(model)
+        client = await self.models.client(key, load)
         index_of = {spec.request_id: i for i, spec in enumerate(listed)}
         stream = OutputStream(key, client.submit(listed), index_of)
         try:
@@ -151,7 +157,9 @@ class Generation:
             raise
         return stream
 
-    async def ask(self, model: str | None, query: Query) -> tuple[str, QueryAnswer]:
+    async def ask(
+        self, model: str | None, query: Query, load: LoadOptions = _NO_OPTIONS
+    ) -> tuple[str, QueryAnswer]:
         """Have a model answer a question about text, loading it first if needed.
 
         Returns:
@@ -160,8 +168,8 @@ class Generation:
         Raises:
             SlipstreamError: as `stream`.
         """
-        key = self.models.resolve(model)
-        client = await self.models.client(key)
+        key = await self.models.resolve(model)
+        client = await self.models.client(key, load)
         return key, await client.ask(query)
 
     async def collect(self, model: str | None, spec: GenerationSpec) -> GenerationResult:

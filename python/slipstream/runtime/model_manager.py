@@ -1,150 +1,286 @@
-"""Which models are served, and their engine processes: loads on the first request, reloads after a death."""
+"""Has models loaded that requests name, and unloads what nobody uses. Knows no HTTP.
+
+by hand     loaded by `load`, or named on the command line: stays until it is unloaded, or for a TTL of its own
+on request  (just in time) loaded because a request named it: goes when it was idle for the TTL, and when another
+one is loaded so
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+import time
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from slipstream.base.errors import ClosedError, EngineDiedError, ModelNotFoundError, SlipstreamError
-from slipstream.runtime.engine_process import EngineProcess, worker_command
+from msgspec.structs import replace as _replace
+
+from slipstream.base.errors import (
+    ClosedError,
+    EngineDiedError,
+    InsufficientMemoryError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
+from slipstream.base.load_config import LoadConfig
+from slipstream.runtime.instance import Instance
+from slipstream.runtime.instances import Instances
+from slipstream.runtime.library import Library
+from slipstream.runtime.load_options import LoadOptions, ModelDefaults, make_config
+from slipstream.runtime.load_planner import LoadPlanner
+from slipstream.runtime.loader import Loader
 from slipstream.runtime.served import ModelState, ModelStatus, ServedModel, served_models
+from slipstream.runtime.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
     from slipstream.engine.client import EngineClient
     from slipstream.engine.stats import EngineStats
+    from slipstream.models.memory_estimate import MemoryEstimate
+    from slipstream.models.model_info import ModelInfo
 
 __all__ = ["ModelManager", "ModelState", "ModelStatus", "ServedModel", "served_models"]
 
 _log = logging.getLogger(__name__)
 _STATS_S = 1.0
 _CLOSE_S = 3.5
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """What the manager knows of a served model."""
-
-    model: ServedModel
-    engine: EngineProcess | None = None
-    load: asyncio.Task[EngineProcess] | None = None
-    progress: float = 0.0
-    num_loads: int = 0
-    num_deaths: int = 0
-    last_error: str | None = None
-
-    def living_engine(self) -> EngineProcess | None:
-        """Return the engine if it takes requests; note its death if it has just ended by itself."""
-        if self.engine is not None and not self.engine.is_alive:
-            self.engine = None
-            self.num_deaths += 1
-        return self.engine
+_LOOK_S = 30.0  # settings may have changed
+NO_OPTIONS = LoadOptions()
 
 
 class ModelManager:
-    """Loads served models into engine processes and hands out their clients. Event loop only.
+    """Loads models into engine processes and hands out their clients. Event loop only.
 
     Args:
-        models: In the order given by the user; keys must be distinct.
-        command: Makes the command line of an engine process; tests put another program there.
+        models: Named on the command line, in the order given; keys must be distinct.
+        current: The settings of the moment; the defaults if not given.
+        config: What loads of other models begin with.
+        library: The store; its models are loaded on request.
+        defaults: The user's file of settings by model.
+        clock: Seconds, monotonic.
+        loader: Arguments of Loader; tests put other programs and machines there.
     """
 
     def __init__(
         self,
-        models: Iterable[ServedModel],
+        models: Iterable[ServedModel] = (),
         *,
-        command: Callable[[int, int], list[str]] = worker_command,
+        current: Callable[[], ServerSettings] = ServerSettings,
+        config: LoadConfig | None = None,
+        library: Library | None = None,
+        defaults: ModelDefaults | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **loader: Any,
     ) -> None:
-        self._command = command
-        self._slots: dict[str, _Slot] = {}
-        for model in models:
-            if model.key in self._slots:
-                message = f"two served models have the key {model.key!r}"
-                raise ValueError(message)
-            self._slots[model.key] = _Slot(model)
+        self._current = current
+        self._clock = clock
+        library = library or Library()
+        self._instances = Instances(models, library)
+        self._planner = LoadPlanner(
+            self._instances, library, defaults or ModelDefaults(), config or LoadConfig()
+        )
+        self._loader = Loader(self._instances, **loader)
+        self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings of the moment."""
+        return self._current()
+
+    # --- what there is ------------------------------------------------------------------------------------------
+
     def list(self) -> list[ModelStatus]:
-        """Return every served model, in the order they were given."""
-        return [_status(slot) for slot in self._slots.values()]
+        """Return every instance: those of the command line in their order, then the others."""
+        return [instance.status() for instance in self._instances]
 
-    def resolve(self, name: str | None) -> str:
-        """Return the key behind the model name of a request.
-
-        An empty or missing name means the first loaded model, or the first served one while none is loaded.
-        Any other name must be a key or an alias: an answer from another model than the one asked for helps nobody.
+    def status(self, identifier: str) -> ModelStatus:
+        """Return one instance.
 
         Raises:
-            ModelNotFoundError: an unknown name; the message lists the known ones.
+            ModelNotFoundError: there is none of that identifier.
         """
-        slots = self._slots
-        if not name:
-            for key, slot in slots.items():
-                if slot.living_engine() is not None:
-                    return key
-            for key in slots:
-                return key
-            message = "this server serves no model"
-            raise ModelNotFoundError(message, param="model")
-        if name in slots:
-            return name
-        for key, slot in slots.items():
-            if name in slot.model.aliases:
-                return key
-        known = ", ".join(slots) or "none"
-        message = f"there is no model {name[:200]!r} here; served models: {known}"
-        raise ModelNotFoundError(message, param="model")
+        return self._instances.get(identifier).status()
 
-    async def client(self, name: str | None) -> EngineClient:
-        """Return the engine of a model, loading it first if needed; calls at the same time share one load.
+    async def models(self) -> Sequence[ModelInfo]:
+        """Return what can be loaded: models of the store that are not broken, then instances of other files."""
+        return await self._instances.models()
 
-        Cancelling a call leaves the load running: others may wait for it, or the next request will.
+    async def describe(self, name: str) -> ModelInfo:
+        """Return what the store says of the model a name means.
 
         Raises:
             ModelNotFoundError: an unknown name.
-            ModelLoadError: the load failed; the next call tries again.
-            ClosedError: after close().
         """
-        slot = self._slots[self.resolve(name)]
-        return (await self._load(slot)).client
+        found = await self._instances.find(name)
+        return await self._instances.describe(found) if isinstance(found, Instance) else found
 
-    async def load_all(self, progress: Callable[[str, float], None] | None = None) -> None:
-        """Load every served model, one after another.
+    async def resolve(self, name: str | None) -> str:
+        """Return the identifier of the instance that answers for the model name of a request.
+
+        An empty or missing name means the first loaded instance, or the first one of the command line while none is
+        loaded. Any other name must be an identifier, an alias, or a name of the store (`ModelStore.find`), which need
+        not be loaded: an answer from another model than the one asked for helps nobody.
+
+        Raises:
+            ModelNotFoundError: an unknown name, or a model that is not loaded while loading on request is off.
+        """
+        found = self._instances.known(name) or await self._instances.find(name or "")
+        if isinstance(found, Instance):
+            if not (found.is_wanted or self.settings.jit):
+                raise _not_loaded(found.identifier)
+            return found.identifier
+        key = await self._instances.key_of(found)
+        if not self.settings.jit:
+            raise _not_loaded(key)
+        return key
+
+    # --- loading ------------------------------------------------------------------------------------------------
+
+    async def client(self, name: str | None, options: LoadOptions = NO_OPTIONS) -> EngineClient:
+        """Return the engine of a model, loading it first if needed; calls at the same time share one load.
+
+        Cancelling a call leaves the load running: others may wait for it, or the next request will. The engine counts
+        as used from here on for a moment only: submit to it without an await between.
 
         Args:
-            progress: Called with the key and the fraction done, on the event loop.
+            name: See `resolve`.
+            options: For a load. An instance loaded on request with less context than they say, or another draft model,
+                is loaded again if it is idle.
+
+        Raises:
+            ModelNotFoundError: see `resolve`.
+            ModelLoadError: the load failed; the next call tries again.
+            InvalidRequestError: the instance was loaded otherwise than `options` say.
+            ClosedError: after close(), or it was unloaded meanwhile.
+        """
+        instance = self._instances.known(name)
+        if instance is None or options.config or instance.living_engine() is None:
+            instance = await self._ready(name, options)
+        engine = instance.living_engine()
+        if engine is None:
+            message = f"{instance.identifier} was unloaded just now; send the request again"
+            raise ClosedError(message)
+        instance.last_used_s = self._clock()
+        return engine.client
+
+    async def load_all(self, progress: Callable[[str, float], None] | None = None) -> None:
+        """Load every model of the command line, one after another.
+
+        Args:
+            progress: Called with the identifier and the fraction done, on the event loop.
 
         Raises:
             ModelLoadError: the first one that fails; the rest is left for the first request.
         """
-        for key, slot in self._slots.items():
-            await self._load(slot, partial(progress, key) if progress is not None else None)
+        for instance in self._instances:
+            self._begin(instance)
+            waiter = instance.waiter()
+            async for fraction in instance.follow():
+                if progress is not None:
+                    progress(instance.identifier, fraction)
+            await waiter
 
-    async def unload(self, name: str) -> None:
-        """End a model's engine process; its running requests fail. Nothing happens if it is not loaded.
+    async def load(
+        self,
+        name: str,
+        options: LoadOptions = NO_OPTIONS,
+        *,
+        identifier: str | None = None,
+        force: bool = False,
+    ) -> AsyncGenerator[tuple[str, float], None]:
+        """Load another instance of a model, which stays until it is unloaded. Closing this early cancels the load.
+
+        Args:
+            name: See `resolve`; that of an instance means its model.
+            options: How to load it, and how long it may be idle.
+            identifier: What requests call it; by default the model's key, with ":2" and so on if that is taken.
+            force: Whatever the guardrails say.
+
+        Yields:
+            (identifier, fraction done); the fractions rise to 1.0.
 
         Raises:
             ModelNotFoundError: an unknown name.
+            InvalidRequestError: the identifier is taken, or a setting is out of its range.
+            ModelLoadError: the load failed; nothing is left of it.
         """
-        slot = self._slots[self.resolve(name)]
-        await self._stop(slot)
+        served, model, found = await self._planner.plan(name, options)
+        if found is not None and found.is_free and identifier is None:
+            instance = found
+            instance.model = _replace(found.model, config=served.config)
+            instance.ttl_s = options.ttl_s
+        else:
+            identifier = self._instances.free_identifier(served.key, identifier)
+            instance = Instance(identifier, served, model, ttl_s=options.ttl_s)
+            self._instances.add(instance)
+        self._begin(instance, force=force)
+        waiter = instance.waiter()
+        try:
+            async for fraction in instance.follow():
+                yield instance.identifier, fraction
+            await waiter
+        except (GeneratorExit, asyncio.CancelledError):
+            if instance.load is not None and instance.num_waiters <= 1:  # nobody but this call
+                self._drop(instance, "the load was cancelled")
+            raise
+
+    async def estimate(
+        self, name: str, options: LoadOptions = NO_OPTIONS
+    ) -> tuple[str, MemoryEstimate, str | None]:
+        """Return what a load would take: the model's key, the estimate, and why guardrails would refuse it, if so.
+
+        Raises:
+            ModelNotFoundError, InvalidRequestError: as `load`.
+            ModelLoadError: its file cannot be read.
+        """
+        served, model, _found = await self._planner.plan(name, options)
+        instance = Instance(served.key, served, model)
+        wanted = await self._loader.estimate(instance)
+        try:
+            self._loader.check(instance, wanted, self.settings)
+        except InsufficientMemoryError as error:
+            return instance.model.key, wanted, error.message
+        return instance.model.key, wanted, None
+
+    async def unload(self, name: str) -> str:
+        """End an instance, or the load of it; its running requests fail. Returns its identifier.
+
+        Raises:
+            ModelNotFoundError: there is none of that identifier or alias.
+        """
+        instance = self._instances.known(name) if name else None
+        if instance is None:
+            instance = self._instances.get(name)
+        await asyncio.shield(self._drop(instance, "unloaded"))
+        return instance.identifier
+
+    def unload_idle(self) -> None:
+        """Unload what was idle for too long. Called by a timer; tests call it after they moved the clock."""
+        now_s = self._clock()
+        for instance in self._instances:
+            deadline_s = instance.idle_deadline(self.settings.ttl_s)
+            if deadline_s is not None and deadline_s <= now_s:
+                why = "another one took its place" if instance.is_outdated else "idle for its TTL"
+                self._drop(instance, why)
+        self._arm()
 
     async def stats(self) -> dict[str, EngineStats]:
-        """Return the figures of each loaded engine by key; one that does not answer within 1 s is left out."""
-        engines = {key: slot.living_engine() for key, slot in self._slots.items()}
-        asked = [(key, engine.client) for key, engine in engines.items() if engine is not None]
+        """Return the figures of each loaded engine by identifier; one that does not answer within 1 s is left out."""
+        engines = {one.identifier: one.living_engine() for one in self._instances}
+        asked = [(name, engine.client) for name, engine in engines.items() if engine is not None]
         answers = await asyncio.gather(*(_stats_of(client) for _, client in asked))
-        return {key: stats for (key, _), stats in zip(asked, answers, strict=True) if stats}
+        return {name: stats for (name, _), stats in zip(asked, answers, strict=True) if stats}
 
     async def close(self) -> None:
         """Cancel loads, end every engine process. Takes at most about 4 s; idempotent."""
         self._is_closed = True
-        engines = [slot.engine for slot in self._slots.values() if slot.engine is not None]
-        stops = [asyncio.ensure_future(self._stop(slot)) for slot in self._slots.values()]
+        if self._timer is not None:
+            self._timer.cancel()
+        engines = [one.engine for one in self._instances if one.engine is not None]
+        stops = [self._loader.end(instance) for instance in self._instances]
         if not stops:
             return
         _, late = await asyncio.wait(stops, timeout=_CLOSE_S)
@@ -153,74 +289,128 @@ class ModelManager:
         for engine in engines:
             engine.kill()
 
-    async def _load(
-        self, slot: _Slot, progress: Callable[[float], None] | None = None
-    ) -> EngineProcess:
-        """Return the slot's engine, from the running load or a new one if there is none."""
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    async def _ready(self, name: str | None, options: LoadOptions) -> Instance:
+        """Return an instance for a request, loaded as `options` say."""
+        found = self._instances.known(name) or await self._instances.find(name or "")
+        if not isinstance(found, Instance):
+            found = await self._jit_instance(name or "", found, options)
+        elif found.living_engine() is None and found.load is None:
+            if not (found.is_wanted or self.settings.jit):
+                raise _not_loaded(found.identifier)
+            self._begin(found)
+        if found.living_engine() is None:
+            await found.wait()
+        if options.config:
+            await self._adapt(found, options)
+        return found
+
+    async def _jit_instance(self, name: str, model: ModelInfo, options: LoadOptions) -> Instance:
+        if not self.settings.jit:
+            raise _not_loaded(model.key)
+        key = await self._instances.key_of(model)
+        config = await self._planner.configure(key, model, options)
+        known = self._instances.known(key) or await self._instances.find(name)
+        if isinstance(known, Instance):  # somebody was faster
+            if known.living_engine() is None and known.load is None:
+                self._begin(known)
+            return known
+        served = ServedModel(key=key, path=Path(model.path), config=config)
+        instance = Instance(key, served, model, is_jit=True, ttl_s=options.ttl_s)
+        self._instances.add(instance)
+        if self.settings.auto_evict:
+            self._make_room(instance)
+        self._begin(instance)
+        return instance
+
+    def _make_room(self, newest: Instance) -> None:
+        """Unload the other instances loaded on request; what works goes when it has done so."""
+        for instance in self._instances:
+            if instance is newest or not instance.is_jit or instance.is_pinned:
+                continue
+            if instance.is_busy:
+                instance.is_outdated = True
+            else:
+                self._drop(instance, f"makes room for {newest.identifier}")
+
+    async def _adapt(self, instance: Instance, options: LoadOptions) -> None:
+        """Load an instance again if a request needs what it was not loaded with."""
+        config, engine = instance.model.config, instance.living_engine()
+        wanted = await self._planner.with_draft_path(options.config)
+        context_length = wanted.get("context_length", 0)
+        others = {name: v for name, v in wanted.items() if name != "context_length"}
+        has_context = engine is not None and engine.info.context_length >= context_length
+        if has_context and all(getattr(config, name) == value for name, value in others.items()):
+            return
+        if instance.is_busy or not instance.is_jit:
+            name = "context_length" if not has_context else next(iter(others))
+            message = (
+                f"{instance.identifier} is loaded with {name} {_loaded_with(instance, name)} and this request asks for "
+                f"{wanted[name]}; unload it first, or load another instance so"
+            )
+            raise InvalidRequestError(message, param=name)
+        self._loader.end(instance)
+        instance.model = _replace(instance.model, config=make_config(config, wanted))
+        self._begin(instance)
+        await instance.wait()
+
+    def _begin(self, instance: Instance, *, force: bool = False) -> None:
+        """Start the load of an instance, if it is neither loaded nor loading."""
         if self._is_closed:
             message = "the server is shutting down"
             raise ClosedError(message)
-        engine = slot.living_engine()
-        if engine is not None:
-            return engine
-        if slot.load is None:
-            slot.load = asyncio.get_running_loop().create_task(self._start(slot, progress))
-            slot.load.add_done_callback(partial(_load_done, slot))
-        load = slot.load
-        try:
-            return await asyncio.shield(load)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if load.cancelled() and task is not None and not task.cancelling():
-                message = "the load was cancelled because the model is unloaded or the server ends"
-                raise ClosedError(message) from None
-            raise
+        if instance.living_engine() is None and instance.load is None:
+            done = partial(self._load_ended, instance)
+            self._loader.begin(instance, self.settings, force=force, done=done)
 
-    async def _start(self, slot: _Slot, progress: Callable[[float], None] | None) -> EngineProcess:
-        def note(fraction: float) -> None:
-            slot.progress = fraction
-            if progress is not None:
-                progress(fraction)
+    def _load_ended(self, instance: Instance) -> None:
+        engine = instance.living_engine()
+        if engine is None:
+            if not instance.num_loads:
+                self._instances.remove(instance)  # it never was there
+            return
+        engine.client.on_idle = partial(self._touch, instance)
+        self._touch(instance)
 
-        model = slot.model
-        slot.progress = 0.0
-        _log.info("%s: loading %s", model.key, model.path)
-        engine = await EngineProcess.start(
-            model.key,
-            str(model.path),
-            model.config,
-            progress=note,
-            on_lost=partial(_note_end, slot),
-            command=self._command,
-        )
-        slot.engine = engine
-        slot.num_loads += 1
-        slot.last_error = None
-        return engine
+    def _touch(self, instance: Instance) -> None:
+        instance.last_used_s = self._clock()
+        self._arm()
 
-    async def _stop(self, slot: _Slot) -> None:
-        load = slot.load
-        if load is not None:
-            load.cancel()
-            await asyncio.wait({load})
-        engine, slot.engine = slot.living_engine(), None  # what ends from here on is no death
-        if engine is not None:
-            await engine.terminate()
+    def _drop(self, instance: Instance, why: str) -> asyncio.Task[None]:
+        _log.info("%s: unloading, %s", instance.identifier, why)
+        self._instances.remove(instance)
+        instance.is_outdated = False
+        return self._loader.end(instance)
+
+    def _arm(self) -> None:
+        """Set the timer to the next instance that may have been idle for too long by then."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        idle = [one for one in self._instances if not one.is_pinned]
+        if not idle or self._is_closed:
+            return
+        ttl_s, now_s = self.settings.ttl_s, self._clock()
+        deadlines = [deadline for one in idle if (deadline := one.idle_deadline(ttl_s)) is not None]
+        delay_s = min([deadline - now_s for deadline in deadlines] + [_LOOK_S])
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(delay_s, 0.0), self.unload_idle)
 
 
-def _load_done(slot: _Slot, load: asyncio.Task[EngineProcess]) -> None:
-    slot.load = None
-    if load.cancelled():
-        return
-    error = load.exception()  # also marks it as seen if every waiter has gone
-    if error is not None:
-        slot.last_error = error.message if isinstance(error, SlipstreamError) else repr(error)
-        _log.error("%s: %s", slot.model.key, slot.last_error)
+def _not_loaded(identifier: str) -> ModelNotFoundError:
+    message = (
+        f"{identifier} is not loaded and loading on request is off; load it with POST /api/v1/models/load, or switch "
+        "loading on request on"
+    )
+    return ModelNotFoundError(message, param="model")
 
 
-def _note_end(slot: _Slot, how: str) -> None:
-    if slot.living_engine() is None:
-        _log.debug("%s: not loaded any more, its process %s", slot.model.key, how)
+def _loaded_with(instance: Instance, name: str) -> object:
+    engine = instance.living_engine()
+    if name == "context_length" and engine is not None:
+        return engine.info.context_length
+    return getattr(instance.model.config, name)
 
 
 async def _stats_of(client: EngineClient) -> EngineStats | None:
@@ -228,25 +418,3 @@ async def _stats_of(client: EngineClient) -> EngineStats | None:
         return await asyncio.wait_for(client.stats(), _STATS_S)
     except (EngineDiedError, TimeoutError):
         return None
-
-
-def _status(slot: _Slot) -> ModelStatus:
-    engine = slot.living_engine()
-    try:
-        created_s = int(slot.model.path.stat().st_mtime)
-    except OSError:
-        created_s = 0
-    state = ModelState.LOADED if engine is not None else ModelState.NOT_LOADED
-    if engine is None and slot.load is not None:
-        state = ModelState.LOADING
-    return ModelStatus(
-        key=slot.model.key,
-        path=str(slot.model.path),
-        created_s=created_s,
-        state=state,
-        progress=slot.progress if state is ModelState.LOADING else float(engine is not None),
-        info=engine.info if engine is not None else None,
-        num_loads=slot.num_loads,
-        num_deaths=slot.num_deaths,
-        last_error=slot.last_error,
-    )

@@ -12,6 +12,7 @@ import msgspec
 from slipstream.base.load_config import LoadConfig
 from slipstream.base.types import ModelInstanceInfo
 from slipstream.models.catalog import DEMO_NAME, resolve_model
+from slipstream.models.model_info import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelState(StrEnum):
-    """Of a served model."""
+    """Of an instance."""
 
     NOT_LOADED = "not-loaded"
     LOADING = "loading"
@@ -44,10 +45,10 @@ class ModelState(StrEnum):
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a served model is doing.
+    """How an instance is doing.
 
     Attributes:
-        key: See ServedModel.
+        key: Identifier of the instance: what requests call it.
         path: The file.
         created_s: Unix time of the file's last change; 0 if it is gone.
         state: Whether an engine process holds it.
@@ -56,6 +57,12 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
         num_loads: Loads that succeeded since the server started.
         num_deaths: Engine processes that ended by themselves.
         last_error: Why the last load failed, None once one succeeded.
+        config: How it is loaded.
+        model: What the store says of it, None before it was asked.
+        is_jit: It was loaded because a request named it.
+        ttl_s: Seconds it may be idle, if said for it.
+        num_requests: Those it has now, running or waiting.
+        memory_bytes: Estimate of what it takes, 0 before a load.
     """
 
     key: str
@@ -67,6 +74,12 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_loads: int = 0
     num_deaths: int = 0
     last_error: str | None = None
+    config: LoadConfig = LoadConfig()
+    model: ModelInfo | None = None
+    is_jit: bool = False
+    ttl_s: float | None = None
+    num_requests: int = 0
+    memory_bytes: int = 0
 
 
 def served_models(names: Sequence[str], config: LoadConfig) -> list[ServedModel]:

@@ -49,6 +49,7 @@ _STATUS: dict[type[BaseException], int] = {
     errors.AccessDeniedError: 403,
     errors.TooManyAttemptsError: 429,
     errors.QueueFullError: 429,
+    errors.InsufficientMemoryError: 507,
     errors.ModelLoadError: 500,
     errors.ContextCreateError: 500,
     errors.EngineDiedError: 503,

@@ -29,6 +29,7 @@ _KINDS: dict[type[BaseException], tuple[str, str | None]] = {
     errors.AccessDeniedError: (_INVALID_REQUEST, "insufficient_permissions"),
     errors.ForeignPageError: (_INVALID_REQUEST, "origin_not_allowed"),
     errors.TooManyAttemptsError: ("rate_limit_error", "too_many_attempts"),
+    errors.InsufficientMemoryError: (_SERVER_ERROR, "insufficient_memory"),
     errors.ModelLoadError: (_SERVER_ERROR, "model_load_failed"),
     errors.ContextCreateError: (_SERVER_ERROR, "context_create_failed"),
     errors.QueueFullError: ("rate_limit_error", "queue_full"),

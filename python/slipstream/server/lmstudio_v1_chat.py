@@ -13,6 +13,7 @@ from slipstream.base.errors import InvalidRequestError, UnsupportedError
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec, Reasoning
 from slipstream.runtime.chat_store import StoredTurn
+from slipstream.runtime.load_options import LoadOptions
 from slipstream.server.body import parse_body
 from slipstream.server.context import context_of
 from slipstream.server.lmstudio_v1_chat_schemas import ImageItem, NativeChatRequest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from slipstream.base.types import ModelInstanceInfo
     from slipstream.runtime.chat_store import History
     from slipstream.runtime.generation import OutputStream
     from slipstream.runtime.model_manager import ModelStatus
@@ -59,6 +61,8 @@ class _Call:
         self._new = [{"role": "user", "content": _user_text(request)}]
         self._spec = self._make_spec(history)
         self._stream = NativeChatStream(model)
+        wanted = request.context_length
+        self._load_options = LoadOptions(config={"context_length": wanted} if wanted else {})
 
     def _make_spec(self, history: History) -> GenerationSpec:
         request = self._request
@@ -103,7 +107,9 @@ class _Call:
             async for event in load:
                 yield event
         yield self._stream.prompt_start()
-        opening = asyncio.ensure_future(self._context.generation.stream(self._model, self._spec))
+        opening = asyncio.ensure_future(
+            self._context.generation.stream(self._model, self._spec, self._load_options)
+        )
         try:
             while not (await asyncio.wait((opening,), timeout=self._context.settings.keep_alive_s))[
                 0
@@ -127,35 +133,30 @@ class _Call:
 
     async def _load(self) -> AsyncGenerator[bytes, None]:
         """Load the model if it is not, and tell how far that is."""
-        manager = self._context.manager
-        if self._status().info is None:
-            begin_s = time.monotonic()
-            yield self._stream.load_start()
-            load = asyncio.ensure_future(manager.client(self._model))
-            told = -1.0
-            try:
-                while not (await asyncio.wait((load,), timeout=_PROGRESS_S))[0]:
-                    progress = self._status().progress
-                    if progress > told:
-                        told = progress
-                        yield self._stream.load_progress(progress)
-            finally:
-                load.cancel()  # of a load that has ended it does nothing; others may wait for one that has not
-            await load
-            yield self._stream.load_end(time.monotonic() - begin_s)
-        self._check_context()
+        status = self._status()
+        if status is not None and status.info is not None and self._fits(status.info):
+            return
+        begin_s = time.monotonic()
+        yield self._stream.load_start()
+        load = asyncio.ensure_future(self._context.manager.client(self._model, self._load_options))
+        told = -1.0
+        try:
+            while not (await asyncio.wait((load,), timeout=_PROGRESS_S))[0]:
+                status = self._status()
+                if status is not None and told < status.progress < 1.0:
+                    told = status.progress
+                    yield self._stream.load_progress(told)
+        finally:
+            load.cancel()  # of a load that has ended it does nothing; others may wait for one that has not
+        await load
+        yield self._stream.load_progress(1.0)
+        yield self._stream.load_end(time.monotonic() - begin_s)
 
-    def _status(self) -> ModelStatus:
-        return next(s for s in self._context.manager.list() if s.key == self._model)
+    def _status(self) -> ModelStatus | None:
+        return next((s for s in self._context.manager.list() if s.key == self._model), None)
 
-    def _check_context(self) -> None:
-        info, wanted = self._status().info, self._request.context_length
-        if wanted is not None and info is not None and info.context_length < wanted:
-            message = (
-                f"context_length is {wanted}, but {self._model} is loaded with {info.context_length}; load it "
-                "with more, or ask for less"
-            )
-            raise InvalidRequestError(message, param="context_length")
+    def _fits(self, info: ModelInstanceInfo) -> bool:
+        return info.context_length >= (self._request.context_length or 0)
 
     async def _save(self, response_id: str) -> None:
         turn = StoredTurn(
@@ -175,7 +176,7 @@ async def native_chat(request: Request) -> Response:
     if body.integrations:
         message = "integrations are not supported yet; leave them out"
         raise UnsupportedError(message, param="integrations")
-    model = context.manager.resolve(body.model)
+    model = await context.manager.resolve(body.model)
     history = await history_of(context, body.previous_response_id)
     call = _Call(context, body, history, model)
     if body.stream:

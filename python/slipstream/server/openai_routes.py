@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from slipstream.runtime.load_options import LoadOptions
+from slipstream.runtime.model_manager import ModelState
 from slipstream.runtime.results import GenerationResult, ResultCollector
 from slipstream.server.body import parse_body
 from slipstream.server.context import FINGERPRINT, context_of
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from slipstream.base.types import GenerationSpec
-    from slipstream.runtime.model_manager import ModelStatus
+    from slipstream.runtime.model_manager import ModelManager
     from slipstream.server.context import ServerContext
     from slipstream.server.openai_answers import Answer
     from slipstream.server.openai_schemas import SamplingFields
@@ -59,6 +61,10 @@ class _Call:
         self.created_s = int(time.time())
         self.arrival_s = time.monotonic()
         options = request.stream_options
+        self.load = LoadOptions(
+            config={"draft_model": request.draft_model} if request.draft_model else {},
+            ttl_s=request.ttl,
+        )
         self.include_usage = options is not None and bool(options.include_usage)
 
     def tracker(self, model: str) -> Tracker:
@@ -68,7 +74,7 @@ class _Call:
         """Return the key of the model that answered, and the result of each choice."""
         collectors = [ResultCollector() for _ in self.specs]
         results: list[GenerationResult | None] = [None] * len(self.specs)
-        stream = await self.context.generation.stream(self.model, self.specs)
+        stream = await self.context.generation.stream(self.model, self.specs, self.load)
         async with stream:
             tracker = self.tracker(stream.model)
             async for index, delta in stream:
@@ -80,7 +86,7 @@ class _Call:
         self, kind: str, chunks: type[ChatChunks | CompletionChunks]
     ) -> AsyncGenerator[bytes, None]:
         """Yield the events of a stream, without its end mark."""
-        stream = await self.context.generation.stream(self.model, self.specs)
+        stream = await self.context.generation.stream(self.model, self.specs, self.load)
         async with stream:
             head = StreamHead(
                 self.request_id,
@@ -162,8 +168,8 @@ async def completions(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
-    """List the models this server answers with, loaded or not."""
-    return _json(ModelList(data=[_entry(status) for status in context_of(request).manager.list()]))
+    """List the models this server answers with: the loaded ones, and those of the store if it loads on request."""
+    return _json(ModelList(data=await _entries(context_of(request).manager)))
 
 
 async def get_model(request: Request) -> Response:
@@ -172,17 +178,30 @@ async def get_model(request: Request) -> Response:
     name = request.path_params["model"]
     if not name:  # a client that adds a slash wants the list
         return await list_models(request)
-    key = manager.resolve(name)
-    return _json(next(_entry(status) for status in manager.list() if status.key == key))
+    key = await manager.resolve(name)
+    entries = {entry.id: entry for entry in await _entries(manager)}
+    return _json(entries.get(key) or ModelEntry(id=key, created=0, owned_by="slipstream"))
+
+
+async def _entries(manager: ModelManager) -> list[ModelEntry]:
+    jit = manager.settings.jit
+    loaded = [one for one in manager.list() if jit or one.state is ModelState.LOADED]
+    entries = [
+        ModelEntry(id=one.key, created=one.created_s, owned_by="slipstream") for one in loaded
+    ]
+    if jit:
+        paths = {one.path for one in loaded}
+        entries += [
+            ModelEntry(id=model.key, created=model.modified_s, owned_by=model.publisher)
+            for model in await manager.models()
+            if model.path not in paths
+        ]
+    return entries
 
 
 def _stream(call: _Call, kind: str, chunks: type[ChatChunks | CompletionChunks]) -> SseResponse:
     context = call.context
     return SseResponse(call.events(kind, chunks), context.in_flight, context.settings.keep_alive_s)
-
-
-def _entry(status: ModelStatus) -> ModelEntry:
-    return ModelEntry(id=status.key, created=status.created_s, owned_by="slipstream")
 
 
 def _json(answer: Answer) -> Response:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from slipstream.runtime.settings import MAX_TTL_S
+
 MAX_CHOICES = 16
 MAX_PROMPTS = 128
 MAX_INPUTS = 2048
@@ -20,6 +22,7 @@ MAX_TOP_LOGPROBS = 20
 Count = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+Ttl = Annotated[float, Field(gt=0, le=MAX_TTL_S)]
 LogprobCount = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 
 
@@ -195,6 +198,8 @@ class SamplingFields(Schema):
         dry_allowed_length: Length that is free.
         dry_penalty_last_n: Tokens it looks back.
         dry_sequence_breakers: Strings that end a repetition.
+        ttl: Seconds the model may be idle before it is unloaded, if this request loads it.
+        draft_model: Key of a smaller model that guesses ahead, if this request loads the model.
         user: Accepted, without effect; so are the fields after it.
     """
 
@@ -228,6 +233,8 @@ class SamplingFields(Schema):
     dry_allowed_length: int | None = None
     dry_penalty_last_n: int | None = None
     dry_sequence_breakers: Annotated[list[str], Field(fail_fast=True)] | None = None
+    ttl: Ttl | None = None
+    draft_model: Annotated[str, Field(max_length=1024)] | None = None
     user: Any = None
     metadata: Any = None
     store: Any = None

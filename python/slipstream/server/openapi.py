@@ -12,6 +12,7 @@ from slipstream.server import (
     anthropic_routes,
     embedding_routes,
     lmstudio_v1_chat,
+    lmstudio_v1_models,
     openai_routes,
     responses_routes,
     system_routes,
@@ -27,6 +28,15 @@ from slipstream.server.embedding_schemas import (
     RerankRequest,
 )
 from slipstream.server.lmstudio_v1_chat_schemas import NativeChatAnswer, NativeChatRequest
+from slipstream.server.lmstudio_v1_models_schemas import (
+    EstimateAnswer,
+    EstimateRequest,
+    LoadAnswer,
+    LoadRequest,
+    NativeModelList,
+    UnloadAnswer,
+    UnloadRequest,
+)
 from slipstream.server.openai_answers import (
     ChatCompletion,
     Completion,
@@ -153,6 +163,32 @@ ENDPOINTS = (
         NativeChatRequest,
         NativeChatAnswer,
         True,
+    ),
+    Endpoint("GET", "/api/v1/models", lmstudio_v1_models.list_native_models, gives=NativeModelList),
+    Endpoint(
+        "POST",
+        "/api/v1/models/load",
+        lmstudio_v1_models.load_model,
+        LoadRequest,
+        LoadAnswer,
+        True,
+        permission="models",
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/models/estimate",
+        lmstudio_v1_models.estimate_model,
+        EstimateRequest,
+        EstimateAnswer,
+        permission="models",
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/models/unload",
+        lmstudio_v1_models.unload_model,
+        UnloadRequest,
+        UnloadAnswer,
+        permission="models",
     ),
     Endpoint("GET", "/v1/models", openai_routes.list_models, gives=ModelList),
     Endpoint("GET", "/v1/models/{model:path}", openai_routes.get_model, gives=ModelEntry),

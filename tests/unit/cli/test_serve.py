@@ -17,8 +17,8 @@ from slipstream.server import serve as server
 
 
 class FakeManager:
-    def __init__(self, models):
-        self.models = models
+    def __init__(self, models, *, current, config):
+        self.models, self.current, self.config = models, current, config
         self.loaded = False
 
     async def load_all(self, progress=None):

@@ -50,12 +50,12 @@ class FakeManager:
     def __init__(self, client):
         self._client = client
 
-    def resolve(self, name):
+    async def resolve(self, name):
         if name == "unknown":
             raise ModelNotFoundError("served models: tiny")
         return "tiny"
 
-    async def client(self, name):
+    async def client(self, name, options):
         assert name == "tiny"
         return self._client
 

@@ -8,68 +8,21 @@ import pytest
 
 from slipstream.base.errors import ClosedError, ModelLoadError, ModelNotFoundError
 from slipstream.base.load_config import LoadConfig
-from slipstream.base.types import ModelInstanceInfo
-from slipstream.runtime import model_manager
+from slipstream.runtime import loader, model_manager
 from slipstream.runtime.model_manager import ModelManager, ModelState, ServedModel, served_models
 from tests.support.engine_stats import some_stats
+from tests.support.fake_engine import FakeEngine, machine, small
 
 
 def run(test):
     return asyncio.run(asyncio.wait_for(test, 20))
 
 
-class FakeClient:
-    silent = False
-
-    async def stats(self):
-        if self.silent:
-            await asyncio.get_running_loop().create_future()
-        return some_stats()
-
-
-class FakeEngine:
-    """An EngineProcess whose load ends when the test says so."""
-
-    started = ()
-
-    def __init__(self, name, path, on_lost):
-        self.name, self.path, self.on_lost = name, path, on_lost
-        self.is_alive = True
-        self.client = FakeClient()
-        self.info = ModelInstanceInfo(path=path)
-        self.is_terminated = self.is_killed = False
-        self.hangs = False
-
-    @classmethod
-    async def start(cls, name, path, config, *, progress, on_lost, command):
-        engine = cls(name, path, on_lost)
-        engine.loading = asyncio.get_running_loop().create_future()
-        engine.progress = progress
-        FakeEngine.started.append(engine)
-        try:
-            await engine.loading
-        except BaseException:
-            engine.kill()
-            raise
-        return engine
-
-    async def terminate(self):
-        if self.hangs:
-            await asyncio.get_running_loop().create_future()
-        self.is_terminated, self.is_alive = True, False
-
-    def kill(self):
-        self.is_killed, self.is_alive = True, False
-
-    def die(self):
-        self.is_alive = False
-        self.on_lost("was killed by SIGKILL")
-
-
 @pytest.fixture(autouse=True)
 def engines(monkeypatch):
     FakeEngine.started = []
-    monkeypatch.setattr(model_manager, "EngineProcess", FakeEngine)
+    monkeypatch.setattr(FakeEngine, "at_once", False)
+    monkeypatch.setattr(loader, "EngineProcess", FakeEngine)
     return FakeEngine.started
 
 
@@ -79,10 +32,11 @@ async def until(condition):
 
 
 def manager(*keys):
-    return ModelManager(
+    served = [
         ServedModel(key=key, path=Path(f"/models/{key}.gguf"), aliases=(f"{key}.gguf",))
         for key in keys or ("a", "b")
-    )
+    ]
+    return ModelManager(served, estimates=small, memory=machine())
 
 
 async def loaded(models, engines, name):
@@ -119,23 +73,26 @@ def test_the_same_key_twice_is_a_mistake():
 
 
 def test_names_resolve_to_keys_and_aliases_and_nothing_else():
-    models = manager()
-    assert models.resolve("b") == models.resolve("b.gguf") == "b"
-    with pytest.raises(ModelNotFoundError, match="served models: a, b") as caught:
-        models.resolve("gpt-4o")
-    assert caught.value.param == "model"
-    with pytest.raises(ModelNotFoundError, match="no model"):
-        ModelManager([]).resolve("")
+    async def test():
+        models = manager()
+        assert await models.resolve("b") == await models.resolve("b.gguf") == "b"
+        with pytest.raises(ModelNotFoundError, match="served models: a, b") as caught:
+            await models.resolve("gpt-4o")
+        assert caught.value.param == "model"
+        with pytest.raises(ModelNotFoundError, match="no model"):
+            await ModelManager([]).resolve("")
+
+    run(test())
 
 
 def test_no_name_means_the_first_loaded_model(engines):
     async def test():
         models = manager()
-        assert models.resolve("") == models.resolve(None) == "a"
+        assert await models.resolve("") == await models.resolve(None) == "a"
         await loaded(models, engines, "b")
-        assert models.resolve("") == "b"
+        assert await models.resolve("") == "b"
         engines[0].is_alive = False
-        assert models.resolve(None) == "a"
+        assert await models.resolve(None) == "a"
 
     run(test())
 
@@ -199,9 +156,11 @@ def test_load_all_reports_progress_by_key(engines):
         for count in (1, 2):
             await until(lambda count=count: len(engines) == count)
             engines[-1].progress(0.5)
+            await until(lambda count=count: sum(part == 0.5 for _, part in seen) == count)
             engines[-1].loading.set_result(None)
         await task
-        assert seen == [("a", 0.5), ("b", 0.5)]
+        assert [(key, part) for key, part in seen if part == 0.5] == [("a", 0.5), ("b", 0.5)]
+        assert [key for key, part in seen if part == 1.0] == ["a", "b"]
 
     run(test())
 
