@@ -128,6 +128,7 @@ class FakeManager:
         self.load: Callable[[], Awaitable[Any]] | None = None
         self.settings = ServerSettings()
         self.options: list[LoadOptions] = []
+        self.key = MODEL
 
     def list(self) -> Sequence[ModelStatus]:
         return self.statuses
@@ -136,8 +137,8 @@ class FakeManager:
         return []
 
     async def resolve(self, name: str | None) -> str:
-        if not name or name == MODEL:
-            return MODEL
+        if not name or name == self.key:
+            return self.key
         raise ModelNotFoundError(f"no model {name!r}; there is: {MODEL}", param="model")
 
     def unload(self) -> None:

@@ -10,6 +10,7 @@ SlipstreamError
 │   ├── UnsupportedError                 part of an API that is not there yet
 │   └── TemplateError                    a chat template that does not parse or refuses the messages
 ├── ModelNotFoundError (LookupError)     no such model
+│   └── DownloadNotFoundError            no download of that id
 ├── ResponseNotFoundError (LookupError)  no stored answer of that id
 ├── TokenNotFoundError (LookupError)     no API token of that name
 ├── AuthenticationError                  no API token, or one that is not known here
@@ -85,6 +86,10 @@ class TemplateError(InvalidRequestError):
 
 class ModelNotFoundError(SlipstreamError, LookupError):
     """No model goes by that name."""
+
+
+class DownloadNotFoundError(ModelNotFoundError):
+    """No download goes by that id."""
 
 
 class ResponseNotFoundError(SlipstreamError, LookupError):

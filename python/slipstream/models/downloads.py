@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from slipstream.base.errors import InvalidRequestError, ModelNotFoundError, SlipstreamError
+from slipstream.base.errors import DownloadNotFoundError, InvalidRequestError, SlipstreamError
 from slipstream.models.download_job import load_records, lock, new_record
 from slipstream.models.download_plan import DownloadPlan, plan_download
 from slipstream.models.download_progress import DownloadJob, RunningJob
@@ -95,7 +95,7 @@ class DownloadManager:
         """Return how a job is doing.
 
         Raises:
-            ModelNotFoundError: there is no such job.
+            DownloadNotFoundError: there is no such job.
         """
         return self._job(job_id).snapshot()
 
@@ -117,7 +117,7 @@ class DownloadManager:
         """Go on with a paused, failed or left behind job; does nothing for one that runs or is completed.
 
         Raises:
-            ModelNotFoundError: there is no such job.
+            DownloadNotFoundError: there is no such job.
             InvalidRequestError: another process works on it.
             StoreError: there is no room for the rest.
         """
@@ -153,7 +153,7 @@ class DownloadManager:
         """Stop a job, delete what has come, and forget it. A completed job's model stays.
 
         Raises:
-            ModelNotFoundError: there is no such job.
+            DownloadNotFoundError: there is no such job.
             InvalidRequestError: another process works on it.
         """
         job = self._job(job_id)
@@ -174,7 +174,7 @@ class DownloadManager:
         job = self._jobs.get(job_id)
         if job is None:
             message = f"there is no download {job_id[:80]!r}"
-            raise ModelNotFoundError(message, param="job_id")
+            raise DownloadNotFoundError(message, param="job_id")
         return job
 
     def _begin(self, job: RunningJob) -> None:

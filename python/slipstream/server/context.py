@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
 from slipstream.runtime.chat_store import ChatStore
+from slipstream.runtime.server_downloads import ServerDownloads
 from slipstream.server.in_flight import InFlight
 from slipstream.server.metrics import Metrics
 
@@ -36,6 +37,7 @@ class ServerContext:
         metrics: Counters of this app.
         in_flight: The requests being answered.
         chats: Answers kept for later turns.
+        downloads: Models on their way to this machine.
     """
 
     generation: Generation
@@ -45,6 +47,7 @@ class ServerContext:
     metrics: Metrics = field(default_factory=Metrics)
     in_flight: InFlight = field(default_factory=InFlight)
     chats: ChatStore = field(default_factory=ChatStore)
+    downloads: ServerDownloads = field(default_factory=ServerDownloads)
 
     @property
     def settings(self) -> ServerSettings:

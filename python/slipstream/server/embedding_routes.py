@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from slipstream.base.errors import InvalidRequestError
 from slipstream.base.queries import Embed, Rerank, Scores, Vectors
+from slipstream.runtime.load_options import LoadOptions
 from slipstream.server.body import parse_body
 from slipstream.server.context import context_of
 from slipstream.server.embedding_schemas import (
@@ -35,7 +36,7 @@ async def embeddings(request: Request) -> Response:
     context = context_of(request)
     body = parse_body(await request.body(), EmbeddingsRequest)
     query = Embed(inputs=listed(body.input), num_dims=body.dimensions)
-    ask = context.generation.ask(body.model, query)
+    ask = context.generation.ask(body.model, query, LoadOptions(ttl_s=body.ttl))
     model, vectors = await context.in_flight.run(ask, request.receive)
     assert isinstance(vectors, Vectors)
     if body.dimensions is not None and body.dimensions > vectors.num_dims:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from slipstream.server.openai_answers import Answer
-from slipstream.server.openai_schemas import MAX_INPUTS, Inputs, Schema
+from slipstream.server.openai_schemas import MAX_INPUTS, Inputs, Schema, Ttl
 
 
 class EmbeddingsRequest(Schema):
@@ -18,6 +18,7 @@ class EmbeddingsRequest(Schema):
         model: Key of an embedding model; none or "" takes the one that is loaded.
         encoding_format: `float` for lists of numbers, `base64` for little-endian float32.
         dimensions: Keep so many numbers of each vector, which is normalized again.
+        ttl: Seconds the model may be idle before it is unloaded, if this request loads it.
         user: Accepted, without effect.
     """
 
@@ -25,6 +26,7 @@ class EmbeddingsRequest(Schema):
     model: Annotated[str, Field(max_length=1024)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    ttl: Ttl | None = None
     user: Any = None
 
 

@@ -22,6 +22,7 @@ _KINDS: dict[type[BaseException], tuple[str, str | None]] = {
     errors.UnsupportedError: (_INVALID_REQUEST, "not_implemented"),
     errors.UnknownFieldError: (_INVALID_REQUEST, "unrecognized_keys"),
     errors.InvalidRequestError: (_INVALID_REQUEST, None),
+    errors.DownloadNotFoundError: (_INVALID_REQUEST, "job_not_found"),
     errors.ModelNotFoundError: (_INVALID_REQUEST, "model_not_found"),
     errors.ResponseNotFoundError: (_INVALID_REQUEST, "response_not_found"),
     errors.TokenNotFoundError: (_INVALID_REQUEST, "token_not_found"),

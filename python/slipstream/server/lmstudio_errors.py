@@ -15,6 +15,7 @@ _INTERNAL = "internal_error"
 _TYPES: dict[type[BaseException], str] = {
     errors.UnsupportedError: "not_implemented",
     errors.InvalidRequestError: "invalid_request",
+    errors.DownloadNotFoundError: "job_not_found",
     errors.ModelNotFoundError: "model_not_found",
     errors.AuthenticationError: "invalid_request",
     errors.AccessDeniedError: "invalid_request",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
+from slipstream.base.types import FinishReason, Usage
 from slipstream.runtime.load_options import LoadOptions
 from slipstream.runtime.model_manager import ModelState
 from slipstream.runtime.results import GenerationResult, ResultCollector
@@ -32,7 +34,7 @@ from slipstream.server.openai_stream import ChatChunks, CompletionChunks, Stream
 from slipstream.server.sse import SseResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from starlette.requests import Request
 
@@ -41,6 +43,24 @@ if TYPE_CHECKING:
     from slipstream.server.context import ServerContext
     from slipstream.server.openai_answers import Answer
     from slipstream.server.openai_schemas import SamplingFields
+
+
+class Ending(NamedTuple):
+    """How one choice ended."""
+
+    finish_reason: FinishReason | None
+    stop_string: str | None
+    usage: Usage
+
+
+# What a surface adds to OpenAI's answer: (context, model, how each choice ended) -> further fields
+Extras = Callable[["ServerContext", str, "Sequence[Ending]"], Awaitable[dict[str, Any]]]
+
+
+async def _no_extras(
+    _context: ServerContext, _model: str, _ends: Sequence[Ending]
+) -> dict[str, Any]:
+    return {}
 
 
 class _Call:
@@ -52,8 +72,10 @@ class _Call:
         request: SamplingFields,
         request_id: str,
         specs: list[GenerationSpec],
+        extras: Extras,
     ) -> None:
         self.context = context
+        self._extras = extras
         self.model = request.model
         self.request_id = request_id
         self.specs = specs
@@ -98,21 +120,46 @@ class _Call:
             )
             choices = [chunks(head, index) for index in range(len(self.specs))]
             tracker = self.tracker(stream.model)
+            ends = [Ending(None, None, Usage())] * len(choices)
             async for index, delta in stream:
                 tracker.add(index, delta)
+                if delta.finish_reason is not None:
+                    usage = delta.usage or Usage()
+                    ends[index] = Ending(delta.finish_reason, delta.stop_string, usage)
                 events = choices[index].add(delta)
                 if events:
                     yield events
-            if self.include_usage:
-                yield head.usage(add_usage(tracker.usages, self.num_choices))
+            extras = await self._extras(self.context, stream.model, ends)
+            if self.include_usage or extras:
+                yield head.last(add_usage(tracker.usages, self.num_choices), extras)
+
+    async def reply(
+        self, answer: Answer, model: str, results: Sequence[GenerationResult]
+    ) -> Response:
+        """Return the whole answer, with what the surface adds."""
+        ends = [Ending(one.finish_reason, one.stop_string, one.usage) for one in results]
+        extras = await self._extras(self.context, model, ends)
+        if not extras:
+            return _json(answer)
+        return JSONResponse(answer.model_dump(mode="json") | extras)
 
 
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
+    return await answer_chat(request, _no_extras)
+
+
+async def completions(request: Request) -> Response:
+    """Continue one or more prompts, without a chat template."""
+    return await answer_completion(request, _no_extras)
+
+
+async def answer_chat(request: Request, extras: Extras) -> Response:
+    """Answer a conversation for any surface with OpenAI's form."""
     context = context_of(request)
     body = parse_body(await request.body(), ChatRequest)
     request_id = new_id("chatcmpl")
-    call = _Call(context, body, request_id, chat_specs(body, request_id))
+    call = _Call(context, body, request_id, chat_specs(body, request_id), extras)
     if body.stream:
         return _stream(call, "chat.completion.chunk", ChatChunks)
     model, results = await context.in_flight.run(call.collect(), request.receive)
@@ -125,24 +172,23 @@ async def chat_completions(request: Request) -> Response:
         )
         for index, result in enumerate(results)
     ]
-    return _json(
-        ChatCompletion(
-            id=request_id,
-            created=call.created_s,
-            model=model,
-            system_fingerprint=FINGERPRINT,
-            choices=choices,
-            usage=add_usage([result.usage for result in results], call.num_choices),
-        )
+    answer = ChatCompletion(
+        id=request_id,
+        created=call.created_s,
+        model=model,
+        system_fingerprint=FINGERPRINT,
+        choices=choices,
+        usage=add_usage([result.usage for result in results], call.num_choices),
     )
+    return await call.reply(answer, model, results)
 
 
-async def completions(request: Request) -> Response:
-    """Continue one or more prompts, without a chat template."""
+async def answer_completion(request: Request, extras: Extras) -> Response:
+    """Continue prompts for any surface with OpenAI's form."""
     context = context_of(request)
     body = parse_body(await request.body(), CompletionRequest)
     request_id = new_id("cmpl")
-    call = _Call(context, body, request_id, completion_specs(body, request_id))
+    call = _Call(context, body, request_id, completion_specs(body, request_id), extras)
     if body.stream:
         return _stream(call, "text_completion", CompletionChunks)
     model, results = await context.in_flight.run(call.collect(), request.receive)
@@ -155,16 +201,15 @@ async def completions(request: Request) -> Response:
         )
         for index, result in enumerate(results)
     ]
-    return _json(
-        Completion(
-            id=request_id,
-            created=call.created_s,
-            model=model,
-            system_fingerprint=FINGERPRINT,
-            choices=choices,
-            usage=add_usage([result.usage for result in results], call.num_choices),
-        )
+    answer = Completion(
+        id=request_id,
+        created=call.created_s,
+        model=model,
+        system_fingerprint=FINGERPRINT,
+        choices=choices,
+        usage=add_usage([result.usage for result in results], call.num_choices),
     )
+    return await call.reply(answer, model, results)
 
 
 async def list_models(request: Request) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slipstream.server.openai_answers import chat_logprobs, completion_logprobs, finish_word
 from slipstream.server.sse import data_event
@@ -57,9 +57,9 @@ class StreamHead:
         before, after = text.split(_PLACE)
         return b"data: " + before.encode("ascii"), after.encode("ascii") + b"\n\n"
 
-    def usage(self, usage: UsageAnswer) -> bytes:
-        """Return the last chunk of a stream that was asked for its usage."""
-        document = {**self._fields, "choices": [], "usage": usage.model_dump()}
+    def last(self, usage: UsageAnswer, extras: dict[str, Any]) -> bytes:
+        """Return the last chunk, of a stream that was asked for its usage or has more to tell than OpenAI's."""
+        document = {**self._fields, "choices": [], "usage": usage.model_dump(), **extras}
         return data_event(json.dumps(document, separators=(",", ":")).encode("ascii"))
 
 

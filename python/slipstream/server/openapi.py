@@ -11,7 +11,9 @@ from pydantic.json_schema import models_json_schema
 from slipstream.server import (
     anthropic_routes,
     embedding_routes,
+    lmstudio_v0,
     lmstudio_v1_chat,
+    lmstudio_v1_downloads,
     lmstudio_v1_models,
     openai_routes,
     responses_routes,
@@ -28,6 +30,7 @@ from slipstream.server.embedding_schemas import (
     RerankRequest,
 )
 from slipstream.server.lmstudio_v1_chat_schemas import NativeChatAnswer, NativeChatRequest
+from slipstream.server.lmstudio_v1_downloads import DownloadAnswer, DownloadRequest
 from slipstream.server.lmstudio_v1_models_schemas import (
     EstimateAnswer,
     EstimateRequest,
@@ -189,6 +192,69 @@ ENDPOINTS = (
         UnloadRequest,
         UnloadAnswer,
         permission="models",
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/models/download",
+        lmstudio_v1_downloads.download_model,
+        DownloadRequest,
+        DownloadAnswer,
+        permission="models",
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/models/download/status/{job_id}",
+        lmstudio_v1_downloads.download_status,
+        gives=DownloadAnswer,
+        permission="models",
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/models/download/pause/{job_id}",
+        lmstudio_v1_downloads.pause_download,
+        gives=DownloadAnswer,
+        permission="models",
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/models/download/resume/{job_id}",
+        lmstudio_v1_downloads.resume_download,
+        gives=DownloadAnswer,
+        permission="models",
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/models/download/cancel/{job_id}",
+        lmstudio_v1_downloads.cancel_download,
+        gives=DownloadAnswer,
+        permission="models",
+    ),
+    Endpoint("GET", "/api/v0/models", lmstudio_v0.list_v0_models, gives=lmstudio_v0.V0ModelList),
+    Endpoint(
+        "GET", "/api/v0/models/{model:path}", lmstudio_v0.get_v0_model, gives=lmstudio_v0.V0Model
+    ),
+    Endpoint(
+        "POST",
+        "/api/v0/chat/completions",
+        lmstudio_v0.v0_chat_completions,
+        ChatRequest,
+        ChatCompletion,
+        True,
+    ),
+    Endpoint(
+        "POST",
+        "/api/v0/completions",
+        lmstudio_v0.v0_completions,
+        CompletionRequest,
+        Completion,
+        True,
+    ),
+    Endpoint(
+        "POST",
+        "/api/v0/embeddings",
+        lmstudio_v0.v0_embeddings,
+        EmbeddingsRequest,
+        EmbeddingsAnswer,
     ),
     Endpoint("GET", "/v1/models", openai_routes.list_models, gives=ModelList),
     Endpoint("GET", "/v1/models/{model:path}", openai_routes.get_model, gives=ModelEntry),

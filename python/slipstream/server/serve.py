@@ -169,6 +169,7 @@ async def _serve(
         if before is not None and not await _unless(stop, before()):
             return
         if not stop.is_set():
+            app.state.context.downloads.restore()
             await _serve_app(app, settings, address, stop, on_ready)
     finally:
         await app.state.context.manager.close()
@@ -242,6 +243,7 @@ async def _serve_app(
 async def _close(context: ServerContext) -> None:
     _log.info("stopping: %d requests in flight", len(context.in_flight))
     await context.in_flight.close(_GRACE_S, _CANCEL_S)
+    await context.downloads.close()
     await context.manager.close()
 
 
