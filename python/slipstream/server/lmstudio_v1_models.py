@@ -25,7 +25,7 @@ from slipstream.server.lmstudio_v1_models_schemas import (
     NativeModel,
     NativeModelList,
     Quantization,
-    ReasoningOptions,
+    ThinkingOptions,
     UnloadAnswer,
     UnloadRequest,
     load_config,
@@ -173,7 +173,7 @@ def _model(
     loaded = [_instance(one, model, jit_ttl_s) for path in paths for one in by_path.get(path, ())]
     is_llm, has_variants = model.type == "llm", len(model.variants) > 1
     able = model.capabilities
-    reasoning = ReasoningOptions(allowed_options=REASONING_OPTIONS, default="on")
+    reasoning = ThinkingOptions(allowed_options=REASONING_OPTIONS, default="on")
     return NativeModel(
         type=model.type,
         publisher=model.publisher,

@@ -111,7 +111,7 @@ class Quantization(Answer):
     bits_per_weight: float | None
 
 
-class ReasoningOptions(Answer):
+class ThinkingOptions(Answer):
     """How much a model can be told to think."""
 
     allowed_options: list[str]
@@ -123,7 +123,7 @@ class ModelCapabilities(Answer):
 
     vision: bool
     trained_for_tool_use: bool
-    reasoning: ReasoningOptions | None = None
+    reasoning: ThinkingOptions | None = None
 
 
 class NativeModel(Answer):
