@@ -26,22 +26,40 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         StoreError: the disk is full, or the folder cannot be written; the old file is as it was.
     """
+    replace_file_locked(path, data).close()
+
+
+def replace_file_locked(path: Path, data: bytes) -> IO[bytes]:
+    """Do as `replace_file`, and hold a lock on the new file from before it is there.
+
+    Returns:
+        The open file; closing it, or the end of the process, gives up the lock.
+
+    Raises:
+        StoreError: as `replace_file`.
+    """
     partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # mkstemp makes it 0600 from the start
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         partial = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        file = os.fdopen(handle, "w+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+            partial.replace(path)
+        except BaseException:
+            file.close()
+            raise
     except OSError as error:
         if partial is not None:
             partial.unlink(missing_ok=True)
         message = f"{path} cannot be written: {error.strerror or error}"
         raise StoreError(message) from error
+    return file
 
 
 def set_aside(path: Path) -> Path:

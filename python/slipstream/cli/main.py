@@ -12,8 +12,11 @@ from slipstream.cli.bench import bench_app
 from slipstream.cli.chat import chat
 from slipstream.cli.get import get, search
 from slipstream.cli.import_ import import_, rm
+from slipstream.cli.instances import load, ps, unload
+from slipstream.cli.log import log_app
 from slipstream.cli.ls import ls
 from slipstream.cli.serve import serve
+from slipstream.cli.server import server_app
 from slipstream.cli.settings import settings_app
 from slipstream.cli.token import token_app
 from slipstream.cli.version import print_version, version
@@ -33,8 +36,13 @@ app.command()(chat)
 app.command()(get)
 app.command()(search)
 app.command()(ls)
+app.command()(ps)
+app.command()(load)
+app.command()(unload)
 app.command("import")(import_)
 app.command()(rm)
+app.add_typer(server_app, name="server")
+app.add_typer(log_app, name="log")
 app.add_typer(token_app, name="token")
 app.add_typer(settings_app, name="settings")
 app.add_typer(bench_app, name="bench")

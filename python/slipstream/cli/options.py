@@ -24,3 +24,10 @@ CorsOption = Annotated[
         metavar="ORIGIN", help="Origin whose pages may call the API, `*` for all. Repeatable."
     ),
 ]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SLIPSTREAM_URL",
+        help="Server to speak to, with the token of SLIPSTREAM_API_TOKEN; else this user's own one.",
+    ),
+]

@@ -122,6 +122,9 @@ def serve(
     log_level: Annotated[
         str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
     ] = "info",
+    no_load: Annotated[
+        bool, typer.Option("--no-load", help="Load nothing now; requests and `load` do.")
+    ] = False,
     log_file: Annotated[
         Path | None,
         typer.Option(help="Write the log there instead of stderr; it is kept below 30 MB."),
@@ -171,7 +174,7 @@ def serve(
         prompt_cache_disk_mib=prompt_cache_disk,
         repack=repack,
     )
-    served = served_models(models or ["demo"], config)
+    served = served_models(models or ([] if no_load else ["demo"]), config)
     store.mend()
     settings = store.current()
     # A draft model is for the models named here; those loaded later need not have its vocabulary.
@@ -185,7 +188,8 @@ def serve(
     access = Access(TokenStore(), hold.record.key if hold else None)
 
     async def load() -> None:
-        await manager.load_all(show_load)
+        if not no_load:
+            await manager.load_all(show_load)
 
     def ready(url: str) -> None:
         if hold is not None:
@@ -206,6 +210,10 @@ def given_settings(host: str | None, port: int | None, cors: list[str] | None) -
 
 
 def _print_ready(url: str, served: Sequence[ServedModel]) -> None:
+    if not served:
+        typer.echo(f"Slipstream serves the models of `slipstream ls` on {url} (Ctrl-C stops it).")
+        sys.stdout.flush()
+        return
     keys = ", ".join(model.key for model in served)
     body = {"model": served[0].key, "messages": [{"role": "user", "content": "Say hello."}]}
     typer.echo(f"Slipstream serves {keys} on {url} (Ctrl-C stops it). Try:")

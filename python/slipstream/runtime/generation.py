@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slipstream.runtime.model_manager import ModelManager
 
 MAX_SEED = 2**64 - 1
-_NO_OPTIONS = LoadOptions()
+NO_OPTIONS = LoadOptions()
 
 
 def fan_out(spec: GenerationSpec, n: int) -> list[GenerationSpec]:
@@ -125,7 +125,7 @@ class Generation:
         self,
         model: str | None,
         specs: GenerationSpec | Sequence[GenerationSpec],
-        load: LoadOptions = _NO_OPTIONS,
+        load: LoadOptions = NO_OPTIONS,
     ) -> OutputStream:
         """Start one or more requests on one model and wait for the first delta of any of them.
 
@@ -158,7 +158,7 @@ class Generation:
         return stream
 
     async def ask(
-        self, model: str | None, query: Query, load: LoadOptions = _NO_OPTIONS
+        self, model: str | None, query: Query, load: LoadOptions = NO_OPTIONS
     ) -> tuple[str, QueryAnswer]:
         """Have a model answer a question about text, loading it first if needed.
 

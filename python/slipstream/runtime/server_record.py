@@ -1,8 +1,7 @@
-"""Which server of this user runs: a lock it holds while it lives, and a file that says where it is.
+"""Which server of this user runs: a file that says where it is, locked by the server's process while it lives.
 
-`server.lock` is held by the server's process, so that a killed one leaves no doubt; `server.json` says the rest, for
-this user only, as it holds a key that opens everything while that server runs. What it says counts only while the lock
-is held. Further servers of the same SLIPSTREAM_HOME run as well; the command line does not know of them.
+So a killed server leaves no doubt. The file is for this user only, as it holds a key that opens everything while that
+server runs. Further servers of the same SLIPSTREAM_HOME run as well; the command line does not know of them.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ import msgspec
 
 from slipstream.base.config import home
 from slipstream.base.errors import ServerError
-from slipstream.base.files import open_lock, replace_file, try_lock
+from slipstream.base.files import locked, replace_file_locked, try_lock
 from slipstream.runtime.tokens import new_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_CLAIM_S = 1.0  # whoever looks holds the lock for a moment
 _STOP_S = 15.0  # a server ends within 5 s of a signal
 
 
@@ -55,26 +53,26 @@ class Claim:
     """A server's hold on the record, from its start to the end of its process.
 
     Args:
-        lock: Held.
-        record: To be published.
+        record: What is known from the start.
     """
 
-    def __init__(self, lock: IO[bytes], record: ServerRecord) -> None:
-        self._lock = lock
+    def __init__(self, record: ServerRecord) -> None:
         self.record = record
-        self._write()
+        # Each version of the file stays locked: somebody may have opened an older one.
+        self._files = [self._write()]
 
     def publish(self, url: str, port: int) -> None:
         """Say that the server answers at `url`."""
         self.record = msgspec.structs.replace(self.record, url=url, port=port)
-        self._write()
+        self._files.append(self._write())
 
     def release(self) -> None:
         """Give up the hold before the process ends."""
-        self._lock.close()
+        for file in self._files:
+            file.close()
 
-    def _write(self) -> None:
-        replace_file(_file(), msgspec.json.encode(self.record) + b"\n")
+    def _write(self) -> IO[bytes]:
+        return replace_file_locked(_path(), msgspec.json.encode(self.record) + b"\n")
 
 
 def claim(version: str) -> Claim | None:
@@ -86,21 +84,24 @@ def claim(version: str) -> Claim | None:
     Raises:
         StoreError: SLIPSTREAM_HOME cannot be written.
     """
-    lock = open_lock(_lock())
-    if not try_lock(lock, _CLAIM_S):
-        lock.close()
-        return None
-    record = ServerRecord(pid=os.getpid(), key=new_secret(), version=version, started_s=time.time())
-    return Claim(lock, record)
+    with locked(_path().with_suffix(".lock")):
+        if find() is not None:
+            return None
+        record = ServerRecord(
+            pid=os.getpid(), key=new_secret(), version=version, started_s=time.time()
+        )
+        return Claim(record)
 
 
 def find() -> ServerRecord | None:
     """Return the server of this user that runs, also while it does not answer yet."""
     try:
-        record = msgspec.json.decode(_file().read_bytes(), type=ServerRecord)
+        with _path().open("rb") as file:
+            if try_lock(file, shared=True):
+                return None
+            return msgspec.json.decode(file.read(), type=ServerRecord)
     except (OSError, msgspec.MsgspecError):
         return None
-    return record if _is_held() else None
 
 
 def wait(condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -126,21 +127,15 @@ def stop(record: ServerRecord) -> None:
     except PermissionError as error:
         message = f"the server is process {record.pid}, which this user may not end"
         raise ServerError(message) from error
-    if not wait(lambda: not _is_held(), _STOP_S):
+    if not wait(lambda: not _runs(record), _STOP_S):
         message = f"the server did not end within {_STOP_S:g} s; `kill -9 {record.pid}` ends it"
         raise ServerError(message)
 
 
-def _is_held() -> bool:
-    if not _lock().exists():
-        return False
-    with open_lock(_lock()) as file:
-        return not try_lock(file, shared=True)
+def _runs(record: ServerRecord) -> bool:
+    found = find()
+    return found is not None and found.pid == record.pid
 
 
-def _file() -> Path:
+def _path() -> Path:
     return home() / "server.json"
-
-
-def _lock() -> Path:
-    return home() / "server.lock"

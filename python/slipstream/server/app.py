@@ -23,8 +23,10 @@ from slipstream.server.guard import PageGuard, TokenGuard
 from slipstream.server.in_flight import ClientGoneError
 from slipstream.server.lmstudio_errors import PREFIX as NATIVE_PREFIX
 from slipstream.server.lmstudio_errors import describe_native, native_fields
+from slipstream.server.log_hub import LogHub
 from slipstream.server.middleware import BodyLimit, Cors, RequestLog
 from slipstream.server.openapi import ENDPOINTS, describe_api
+from slipstream.server.watched_generation import WatchedGeneration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +80,9 @@ def create_app(
     given = settings or ServerSettings()
     current = current or (lambda: given)
     access = access or Access(TokenStore())
-    context = ServerContext(generation, manager, current, access)
+    log = LogHub()
+    watched = WatchedGeneration(generation, log)
+    context = ServerContext(watched, manager, current, access, log=log)
     paths = {endpoint.handler: endpoint.public_path for endpoint in ENDPOINTS}
 
     def observe(handler: object, status: int, elapsed_s: float) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from slipstream.runtime.chat_store import ChatStore
 from slipstream.runtime.server_downloads import ServerDownloads
 from slipstream.server.in_flight import InFlight
+from slipstream.server.log_hub import LogHub
 from slipstream.server.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class ServerContext:
         in_flight: The requests being answered.
         chats: Answers kept for later turns.
         downloads: Models on their way to this machine.
+        log: Who watches the log, and what models are asked and answer.
     """
 
     generation: Generation
@@ -48,6 +50,7 @@ class ServerContext:
     in_flight: InFlight = field(default_factory=InFlight)
     chats: ChatStore = field(default_factory=ChatStore)
     downloads: ServerDownloads = field(default_factory=ServerDownloads)
+    log: LogHub = field(default_factory=LogHub)
 
     @property
     def settings(self) -> ServerSettings:
