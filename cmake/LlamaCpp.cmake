@@ -1,5 +1,5 @@
 # Brings the pinned llama.cpp in, static and hidden, and builds the parts of its common/ that the chat shim needs.
-# Sets LLAMA_DIR; defines the targets llama, ggml and slipstream_chat.
+# Sets LLAMA_DIR; defines the targets llama, ggml, mtmd and slipstream_chat.
 
 execute_process(
   COMMAND ${Python_EXECUTABLE} ${PROJECT_SOURCE_DIR}/third_party/fetch_llama_cpp.py
@@ -23,6 +23,8 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON) # upstream does not set it for static bu
 set(LLAMA_BUILD_COMMIT ${LOCK_commit})
 set(LLAMA_BUILD_NUMBER 0)
 set(LLAMA_BUILD_COMMON OFF)
+set(LLAMA_BUILD_MTMD ON) # images in prompts
+set(MTMD_VIDEO OFF)      # it would run ffmpeg on what a client sends
 set(LLAMA_OPENSSL OFF)
 set(GGML_NATIVE ${SLIPSTREAM_NATIVE})
 set(GGML_OPENMP OFF) # OpenMP teams belong to the calling thread: 10-15x slower from a second one

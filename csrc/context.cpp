@@ -318,13 +318,12 @@ void Context::prepare(const Batch & batch, bool encode) {
     }
 }
 
-int32_t Context::process(enum llama_process_type type) {
+int32_t Context::process(const std::function<int32_t(llama_context *)> & compute) {
     abort_.store(false, std::memory_order_relaxed);
     last_poll_ = std::chrono::steady_clock::now();
     int32_t code = -1;
     try {
-        code = guarded("ComputeError", "llama.cpp failed",
-                       [&] { return llama_process(ctx_.get(), type, batch_.get()); });
+        code = guarded("ComputeError", "llama.cpp failed", [&] { return compute(ctx_.get()); });
     } catch (...) {
         outputs_.clear();
         throw;
@@ -335,6 +334,10 @@ int32_t Context::process(enum llama_process_type type) {
     return code;
 }
 
+int32_t Context::process(enum llama_process_type type) {
+    return process([&](llama_context * ctx) { return llama_process(ctx, type, batch_.get()); });
+}
+
 void Context::decode(const Batch & batch) {
     Lease lease(*this);
     decode_leased(batch);
@@ -343,7 +346,25 @@ void Context::decode(const Batch & batch) {
 void Context::decode_leased(const Batch & batch) {
     prepare(batch, false);
     LogCapture log;
-    const int32_t code = process(LLAMA_PROCESS_TYPE_DECODE);
+    check_code(process(LLAMA_PROCESS_TYPE_DECODE), batch.n, log);
+}
+
+void Context::compute_leased(int32_t seq_id, int32_t position, int32_t n,
+                             const std::function<int32_t(llama_context *)> & compute) {
+    const int32_t next = llama_memory_seq_pos_max(llama_get_memory(ctx_.get()), seq_id) + 1;
+    const enum llama_rope_type rope = llama_model_rope_type(model_.get());
+    const bool may_jump = rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE;
+    if (position != next && !(may_jump && position > next)) {
+        throw Error("InvalidBatchError",
+                    format("position %d is wrong for sequence %d; it goes on at %d", position, seq_id, next),
+                    "positions");
+    }
+    outputs_.clear();
+    LogCapture log;
+    check_code(process(compute), size_t(n), log);
+}
+
+void Context::check_code(int32_t code, size_t n, const LogCapture & log) const {
     if (code == 0) {
         return;
     }
@@ -352,7 +373,7 @@ void Context::decode_leased(const Batch & batch) {
             "NoKVSlotError",
             format("no room in the KV cache of %u tokens for a batch of %zu; remove sequences or make a "
                    "context with a larger n_ctx",
-                   n_ctx_, batch.n));
+                   n_ctx_, n));
     }
     if (code == 2) {
         throw Error("DecodeAborted",

@@ -20,6 +20,8 @@
 
 namespace slipstream {
 
+class LogCapture;
+
 struct ContextOptions {
     uint32_t n_ctx = 0; // 0: what the model was trained on
     uint32_t n_batch = 512;
@@ -145,6 +147,10 @@ class Context {
 
     // decode() for a caller that already holds a Lease.
     void decode_leased(const Batch & batch);
+    // The same for what is no token: `compute` adds `n` entries from `position` of a sequence on and returns what
+    // llama_process does. It leaves no outputs.
+    void compute_leased(int32_t seq_id, int32_t position, int32_t n,
+                        const std::function<int32_t(llama_context *)> & compute);
     bool seq_rm_leased(int32_t seq_id, int32_t p0, int32_t p1);
     void seq_cp_leased(int32_t from, int32_t to, int32_t p0, int32_t p1);
     void check_seq(int32_t seq_id) const;
@@ -157,8 +163,10 @@ class Context {
     void free_all() noexcept;
     bool can_shift_leased() const;
     void prepare(const Batch & batch, bool encode);
-    // llama_process; its exceptions become a ComputeError. No outputs are left unless it gives 0.
+    // Runs llama_process, or what does; its exceptions become a ComputeError. No outputs are left unless it gives 0.
+    int32_t process(const std::function<int32_t(llama_context *)> & compute);
     int32_t process(enum llama_process_type type);
+    void check_code(int32_t code, size_t n, const LogCapture & log) const; // of a decode
     uint32_t embedding_ubatch(const llama_context_params & params) const;
     void check_memory_fits(const llama_context_params & params) const;
     void attach_threads(int32_t n_threads, int32_t n_threads_batch);

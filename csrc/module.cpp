@@ -26,6 +26,7 @@ NB_MODULE(_core, m) {
     bind_draft(m);
     bind_runner(m);
     bind_chat(m);
+    bind_projector(m);
     m.def(
         "build_info",
         [] {

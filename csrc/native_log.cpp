@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "llama.h"
+#include "mtmd-helper.h"
 
 namespace slipstream {
 
@@ -52,6 +53,7 @@ void capture_line(int level, const std::string & text) {
 
 void install_log() {
     llama_log_set(on_log, nullptr);
+    mtmd_helper_log_set(on_log, nullptr); // libmtmd's, too
 }
 
 std::vector<LogLine> drain_log() {

@@ -714,6 +714,64 @@ class ChatTemplate:
     def capabilities(self) -> dict[str, bool]:
         """What the template can do, by name."""
 
+class Picture:
+    """An image, or a slice of one, in a prompt. Made by Projector.tokenize."""
+
+    @property
+    def image(self) -> int:
+        """Index of its image among those given to tokenize()."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Cells it takes in memory."""
+
+    @property
+    def n_positions(self) -> int:
+        """Positions it takes in a sequence; with M-RoPE fewer than tokens."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of its embeddings, 0 before encode()."""
+
+class Projector:
+    """Turns images into what a model computes in the place of tokens."""
+
+    def __init__(self, model: Model, path: str, marker: str, n_threads: int = 0, gpu: bool = False) -> None:
+        """
+        Load a projector file (mmproj). `marker` stands for an image in texts.
+
+        Raises:
+            ModelLoadError: no projector for images, or one for another model.
+        """
+
+    def close(self) -> None:
+        """Let go of it; a call on another thread goes on to its end. Idempotent."""
+
+    def tokenize(self, text: str, images: list[bytes], add_special: bool) -> list[list[int] | Picture]:
+        """
+        Split a text with a marker for each image into runs of token ids and pictures. Any thread.
+
+        Raises:
+            InvalidRequestError: other markers than images, or an image that cannot be read or is too large.
+        """
+
+    def encode(self, picture: Picture) -> None:
+        """
+        Compute a picture's embeddings, if it has none yet. Takes as long as a prompt of its size; any thread,
+        one at a time.
+
+        Raises:
+            ComputeError: the backend failed.
+        """
+
+    def decode(self, context: Context, seq_id: int, position: int, picture: Picture) -> None:
+        """
+        Compute an encoded picture at `position` of a sequence.
+
+        Raises:
+            InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.
+        """
+
 def build_info() -> dict[str, Any]:
     """
     What this build is made of: llama.cpp commit and version, ggml version, backend, compiler, flags, devices, CPU features,
