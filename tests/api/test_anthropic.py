@@ -191,7 +191,7 @@ def test_an_output_format_becomes_the_one_setting(
     assert generation.specs[0].output_format == expected
 
 
-IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
+IMAGE = {"type": "image", "source": {"type": "file", "file_id": "f"}}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"max_tokens": None}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": [IMAGE]}]}, r"messages\[0\].content\[0\]: .* images"),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, r"messages\[0\].content\[0\].source must have the type"),
         ({"messages": [{"role": "assistant", "content": "I"}]}, "prefilled"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "text is required"),
         ({"messages": [{"role": "assistant", "content": [{"type": "tool_use"}]}]}, "id is required"),

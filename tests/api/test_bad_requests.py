@@ -40,7 +40,10 @@ def error_of(response, status: int) -> dict:
         ({"messages": [{"role": "wizard", "content": "Hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0]"),
+        (
+            {"messages": [{"role": "user", "content": [IMAGE]}]},
+            "messages[0].content[0].image_url.url",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
             "messages[0].content[0].text",
@@ -246,13 +249,13 @@ def test_content_is_never_logged(client: TestClient, caplog: pytest.LogCaptureFi
 
 
 def test_body_over_the_limit_is_a_413(client: TestClient) -> None:
-    error = error_of(client.post(CHAT, content=b" " * 10_000_000), 413)
+    error = error_of(client.post(CHAT, content=b" " * 40_000_000), 413)
     assert error["code"] == "request_too_large"
-    assert "8 MiB" in error["message"]
+    assert "32 MiB" in error["message"]
 
 
 def test_body_over_the_limit_without_a_length_is_a_413(client: TestClient) -> None:
-    pieces = iter([b" " * 1_000_000] * 10)
+    pieces = iter([b" " * 1_000_000] * 40)
     assert error_of(client.post(CHAT, content=pieces), 413)["code"] == "request_too_large"
 
 

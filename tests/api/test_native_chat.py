@@ -275,7 +275,7 @@ def test_an_answer_that_cannot_be_kept_is_a_failure(client: TestClient, monkeypa
         ({**HELLO, "reasoning": "much"}, 400, {"type": "invalid_request", "param": "reasoning"}),
         ({**HELLO, "input": []}, 400, {"type": "invalid_request", "param": "input"}),
         ({**HELLO, "input": [{"type": "sound"}]}, 400, {"type": "invalid_request", "param": "input[0]"}),
-        ({**HELLO, "input": [{"type": "image", "data_url": "data:"}]}, 400, {"param": "input[0]"}),
+        ({**HELLO, "input": [{"type": "image", "data_url": "data:"}]}, 400, {"param": "input[0].data_url"}),
         ({**HELLO, "context_length": 4096}, 400, {"type": "invalid_request", "param": "context_length"}),
         ({**HELLO, "previous_response_id": "x"}, 400, {"param": "previous_response_id"}),
         ({**HELLO, "previous_response_id": "resp_x"}, 400, {

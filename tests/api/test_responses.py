@@ -298,6 +298,9 @@ def test_an_answer_that_cannot_be_kept_is_a_failure(client: TestClient, monkeypa
     assert client.post(URL, json={**HELLO, "store": False}).status_code == 200
 
 
+IMAGE = {"type": "input_image", "image_url": "x"}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -305,7 +308,7 @@ def test_an_answer_that_cannot_be_kept_is_a_failure(client: TestClient, monkeypa
         ({"input": [{"type": "web_search_call"}]}, "input[0]"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]"),
+        ({"input": [{"role": "user", "content": [IMAGE]}]}, "input[0].content[0].image_url"),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),

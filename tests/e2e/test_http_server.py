@@ -120,7 +120,7 @@ def test_comments_keep_a_waiting_stream_alive(fake_server: ServerProcess) -> Non
 
 def test_large_body_is_answered_with_an_error_object(fake_server: ServerProcess) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", fake_server.port, timeout=20)
-    connection.request("POST", CHAT, b" " * 10_000_000)
+    connection.request("POST", CHAT, b" " * 40_000_000)
     response = connection.getresponse()
     assert response.status == 413
     assert json.loads(response.read())["error"]["code"] == "request_too_large"

@@ -20,6 +20,7 @@ from slipstream.engine.runner import RunnerInfo, ScheduledSequence, StepResult
 if TYPE_CHECKING:
     from slipstream.base.sampling import SamplingParams
     from slipstream.engine.grammar import Matcher
+    from slipstream.engine.pictures import PromptPicture
 
 EOG = 256
 _EXTRA_PIECES = ["he", "ll", "o ", "stop", "ST", "OP", "é", "日本", "🙂", "ab", "abab", "\n\n"]
@@ -121,6 +122,7 @@ class FakeRunner:
         sampling: SamplingParams,
         token_ids: Sequence[int],
         matcher: Matcher | None = None,
+        pictures: tuple[PromptPicture, ...] = (),
     ) -> None:
         self._check(seq_id)
         assert seq_id not in self.samplers, "the old sampler was not closed"

@@ -21,6 +21,7 @@ class FakeTextModel(FakeRunner):
     """Its BOS is "^", added by add_special where `has_bos`."""
 
     has_bos: bool = True
+    pictures: Any = None
     template: str | None = None
     tokenizing: threading.Event = field(default_factory=threading.Event)
     may_tokenize: threading.Event | None = None  # tokenizing waits for it

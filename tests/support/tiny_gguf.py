@@ -8,6 +8,7 @@ Every kind of llama.cpp memory has one (see KINDS), so tests of the native core 
     mamba    mamba         recurrent state             byte-level BPE, ChatML template
     lfm2     lfm2          recurrent + KV (hybrid)     byte-level BPE, ChatML template
     bert     bert          none: embeddings only       WordPiece
+    qwen2vl  qwen2vl       plain KV cache, M-RoPE      byte-level BPE, ChatML template
 
 The weights are seeded, so the same call always writes the same bytes.
 """
@@ -36,7 +37,7 @@ SLIDING_WINDOW = 8
 KINDS = ("llama", "gemma3", "mamba", "lfm2", "bert")
 
 
-class _Weights:
+class Weights:
     """Collects random float32 tensors in file order."""
 
     def __init__(self, seed: int) -> None:
@@ -53,6 +54,12 @@ class _Weights:
         values = self._random.normal(mean, deviation, size)
         self.tensors.append((name, values.astype(np.float32)))
 
+    def normal(self, name: str, shape: tuple[int, ...]) -> None:
+        """Add an array of any shape whose sums over all but the first axis are about 1."""
+        columns = int(np.prod(shape[1:]))
+        values = self._random.normal(0.0, 1 / max(columns, 1) ** 0.5, shape)
+        self.tensors.append((name, values.astype(np.float32)))
+
     def array(self, name: str, values: np.ndarray) -> None:
         """Add these values."""
         self.tensors.append((name, np.ascontiguousarray(values, dtype=np.float32)))
@@ -64,12 +71,12 @@ def tiny_parts(
     """Return the metadata and tensors of a tiny model, for tests that change them before writing.
 
     Args:
-        kind: One of KINDS.
+        kind: One of KINDS, or qwen2vl.
         seed: Of the weights.
         n_vocab: Size of the vocabulary; bert ignores it and has its letters only.
         n_ctx_train: Context length it claims to be trained with.
     """
-    weights = _Weights(seed)
+    weights = Weights(seed)
     n_embd = SMALL_N_EMBD if kind in ("mamba", "bert") else N_EMBD
     if kind == "bert":
         tokens, tokenizer = wordpiece_metadata()
@@ -89,7 +96,14 @@ def tiny_parts(
     if kind not in ("bert", "lfm2"):
         # Random signs: near 1 the tied output layer would repeat the last token for ever.
         weights.vector("output_norm.weight", n_embd, mean=0.0, deviation=0.5)
-    build = {"llama": _llama, "gemma3": _gemma3, "mamba": _mamba, "lfm2": _lfm2, "bert": _bert}
+    build = {
+        "llama": _llama,
+        "gemma3": _gemma3,
+        "mamba": _mamba,
+        "lfm2": _lfm2,
+        "bert": _bert,
+        "qwen2vl": _qwen2vl,
+    }
     return general + build[kind](weights, n_ctx_train) + tokenizer, weights.tensors
 
 
@@ -135,7 +149,7 @@ def write_tiny_lora(
     Returns:
         The path.
     """
-    weights = _Weights(seed)
+    weights = Weights(seed)
     for layer in range(N_LAYER):
         for name, rows, columns in (
             ("attn_q", N_EMBD, N_EMBD),
@@ -155,14 +169,14 @@ def write_tiny_lora(
     return target
 
 
-def _attention(weights: _Weights, block: str) -> None:
+def _attention(weights: Weights, block: str) -> None:
     weights.matrix(f"{block}.attn_q.weight", HEAD_SIZE * N_HEAD, N_EMBD)
     weights.matrix(f"{block}.attn_k.weight", HEAD_SIZE * N_HEAD_KV, N_EMBD)
     weights.matrix(f"{block}.attn_v.weight", HEAD_SIZE * N_HEAD_KV, N_EMBD)
     weights.matrix(f"{block}.attn_output.weight", N_EMBD, HEAD_SIZE * N_HEAD)
 
 
-def _feed_forward(weights: _Weights, block: str) -> None:
+def _feed_forward(weights: Weights, block: str) -> None:
     for name in ("ffn_gate", "ffn_up"):
         weights.matrix(f"{block}.{name}.weight", N_FF, N_EMBD)
     weights.matrix(f"{block}.ffn_down.weight", N_EMBD, N_FF)
@@ -182,7 +196,7 @@ def _rms_eps(kind: str) -> Metadata:
     return [(f"{kind}.attention.layer_norm_rms_epsilon", "f32", 1e-5)]
 
 
-def _llama(weights: _Weights, _n_ctx_train: int) -> Metadata:
+def _llama(weights: Weights, _n_ctx_train: int) -> Metadata:
     for layer in range(N_LAYER):
         block = f"blk.{layer}"
         weights.vector(f"{block}.attn_norm.weight", N_EMBD)
@@ -192,7 +206,7 @@ def _llama(weights: _Weights, _n_ctx_train: int) -> Metadata:
     return _attention_keys("llama") + _rms_eps("llama")
 
 
-def _gemma3(weights: _Weights, _n_ctx_train: int) -> Metadata:
+def _gemma3(weights: Weights, _n_ctx_train: int) -> Metadata:
     for layer in range(N_LAYER):
         block = f"blk.{layer}"
         weights.vector(f"{block}.attn_norm.weight", N_EMBD)
@@ -212,7 +226,20 @@ def _gemma3(weights: _Weights, _n_ctx_train: int) -> Metadata:
     return _attention_keys("gemma3") + _rms_eps("gemma3") + window
 
 
-def _mamba(weights: _Weights, _n_ctx_train: int) -> Metadata:
+def _qwen2vl(weights: Weights, _n_ctx_train: int) -> Metadata:
+    for layer in range(N_LAYER):
+        block = f"blk.{layer}"
+        weights.vector(f"{block}.attn_norm.weight", N_EMBD)
+        _attention(weights, block)
+        for name, heads in (("attn_q", N_HEAD), ("attn_k", N_HEAD_KV), ("attn_v", N_HEAD_KV)):
+            weights.vector(f"{block}.{name}.bias", HEAD_SIZE * heads, mean=0.0)
+        weights.vector(f"{block}.ffn_norm.weight", N_EMBD)
+        _feed_forward(weights, block)
+    sections: Metadata = [("qwen2vl.rope.dimension_sections", "[i32]", [4, 6, 6, 0])]
+    return _attention_keys("qwen2vl") + _rms_eps("qwen2vl") + sections
+
+
+def _mamba(weights: Weights, _n_ctx_train: int) -> Metadata:
     inner, state, rank, kernel = 2 * SMALL_N_EMBD, 8, 4, 4  # llama.cpp wants inner = 2 * embedding
     for layer in range(N_LAYER):
         block = f"blk.{layer}"
@@ -236,7 +263,7 @@ def _mamba(weights: _Weights, _n_ctx_train: int) -> Metadata:
     return keys + _rms_eps("mamba")
 
 
-def _lfm2(weights: _Weights, _n_ctx_train: int) -> Metadata:
+def _lfm2(weights: Weights, _n_ctx_train: int) -> Metadata:
     kernel = 3
     weights.vector("token_embd_norm.weight", N_EMBD, mean=0.0, deviation=0.5)
     for layer, recurrent in enumerate((True, False)):
@@ -259,7 +286,7 @@ def _lfm2(weights: _Weights, _n_ctx_train: int) -> Metadata:
     )
 
 
-def _bert(weights: _Weights, n_ctx_train: int) -> Metadata:
+def _bert(weights: Weights, n_ctx_train: int) -> Metadata:
     weights.matrix("token_types.weight", 2, SMALL_N_EMBD)
     weights.matrix("position_embd.weight", n_ctx_train, SMALL_N_EMBD)
     _layer_norm(weights, "token_embd_norm")
@@ -280,6 +307,6 @@ def _bert(weights: _Weights, n_ctx_train: int) -> Metadata:
     ]
 
 
-def _layer_norm(weights: _Weights, name: str) -> None:
+def _layer_norm(weights: Weights, name: str) -> None:
     weights.vector(f"{name}.weight", SMALL_N_EMBD)
     weights.vector(f"{name}.bias", SMALL_N_EMBD, mean=0.0)

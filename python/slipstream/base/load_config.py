@@ -51,6 +51,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
             computes prompts in the largest pieces.
         speculation: Where drafts come from, which are verified in the batch as far as that pays by measured step
             costs: `ngram` from a request's own text, `draft` from the draft model, `auto` from both, `off` none.
+        projector: File that turns images into what the model computes (mmproj); None takes the one that lies beside
+            the model, "" none.
         draft_model: A smaller model of the same vocabulary that guesses ahead; None for none.
         verify: `exact` gives token for token what there would be without drafts; `distribution` draws drafts at random
             and judges them by rejection sampling (arXiv 2211.17192): more are accepted at a temperature, the tokens
@@ -82,6 +84,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     role_affixes: dict[str, tuple[str, str]] | None = None
     step_target_ms: int = 200
     speculation: str = "auto"
+    projector: str | None = None
     draft_model: str | None = None
     verify: str = "exact"
     share_ngrams: bool = False

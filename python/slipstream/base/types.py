@@ -74,7 +74,8 @@ class GenerationSpec(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Attributes:
         request_id: Unique among running requests.
-        messages: Chat messages in OpenAI's shape, rendered by the model's template.
+        messages: Chat messages in OpenAI's shape, rendered by the model's template. Content is text, or where there
+            are images a list of parts of type text and image_url, whose URL is a base64 data URL.
         prompt: Text, tokenized as it is.
         prompt_token_ids: Token ids, used as they are.
         sampling: See SamplingParams.
@@ -233,6 +234,7 @@ class ModelInstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
         max_waiting: Most further requests that wait.
         step_target_ms: See LoadConfig.
         num_vocab: Token ids are 0 … num_vocab - 1.
+        vision: Whether it takes images.
         template_source: Where the prompt format comes from: model, config, affixes or fallback (ChatML).
         load_s: Seconds the load took.
         pid: Of the process that holds it.
@@ -249,6 +251,7 @@ class ModelInstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = 0
     step_target_ms: int = 0
     num_vocab: int = 0
+    vision: bool = False
     template_source: str = "model"
     load_s: float = 0.0
     pid: int = 0

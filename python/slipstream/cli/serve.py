@@ -80,6 +80,14 @@ def serve(
             metavar="MODEL", help="A smaller model that guesses ahead for every model served."
         ),
     ] = None,
+    projector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File that turns images into what the model computes (mmproj); by default the one beside the model. "
+            "'' takes no images.",
+        ),
+    ] = None,
     verify: Annotated[
         str,
         typer.Option(
@@ -167,6 +175,7 @@ def serve(
         step_target_ms=step_target_ms,
         speculation=speculation,
         draft_model=str(resolve_model(draft_model)) if draft_model else None,
+        projector=projector,
         verify=verify,
         share_ngrams=share_ngrams,
         prompt_cache=prompt_cache,

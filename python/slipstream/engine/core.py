@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from slipstream.engine.prefix_store import PrefixStore
     from slipstream.engine.request import Request
     from slipstream.engine.runner import ModelRunner
+    from slipstream.engine.scheduler import SchedulerOutput
 
 _log = logging.getLogger(__name__)
 _INTERRUPT_EVERY_S = 0.05
@@ -299,16 +300,18 @@ class EngineCore:
                 return
             after_s = time.monotonic()
             scheduler.update_from_output(output, result, after_s)
-            self._count_step(output.num_tokens, after_s - before_s)
+            self._count_step(output, after_s - before_s)
             break
         self._schedule_s += before_s - begin_s + time.monotonic() - after_s
 
-    def _count_step(self, num_tokens: int, seconds: float) -> None:
+    def _count_step(self, output: SchedulerOutput, seconds: float) -> None:
+        num_tokens = output.num_tokens
         self._num_steps += 1
         self._num_computed_tokens += num_tokens
         self._step_s += seconds
         self._last_step = (num_tokens, seconds)
-        self._cost_model.record(num_tokens, seconds)
+        if not output.has_picture:
+            self._cost_model.record(num_tokens, seconds)
 
     def _emit(self) -> None:
         """Hand the events since the last call to the sink."""

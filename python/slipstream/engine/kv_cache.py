@@ -207,6 +207,8 @@ class KVCache:
         if self._store is None:
             return False
         token_ids = self._tree.token_ids(seq_id)
+        if min(token_ids, default=0) < 0:
+            return False  # a state does not tell the positions of its pictures
         try:
             return self._store.put(token_ids, lambda: self._runner.save_state(seq_id, token_ids))
         except SlipstreamError as error:

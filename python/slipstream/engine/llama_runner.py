@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from typing import TYPE_CHECKING
 
 from slipstream import _core
-from slipstream.base.errors import by_name
+from slipstream.base.errors import ComputeError, NoKVSlotError, by_name
 from slipstream.base.load_config import DEFAULT_CONTEXT_LENGTH
 from slipstream.base.types import TokenLogprob
 from slipstream.engine.draft_model import check_memories, check_vocabularies
 from slipstream.engine.grammar import GrammarCompiler
 from slipstream.engine.llama_text import LlamaText
 from slipstream.engine.masks import StepMasks
+from slipstream.engine.pictures import PictureReader, SequencePictures
 from slipstream.engine.runner import RunnerInfo, StepResult
 from slipstream.engine.sampler_params import to_native
 from slipstream.engine.step_cost import step_costs
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from slipstream.base.sampling import SamplingParams
     from slipstream.base.types import OutputFormat
     from slipstream.engine.grammar import Matcher
+    from slipstream.engine.pictures import PromptPicture
     from slipstream.engine.runner import ScheduledSequence
 
 _log = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ class LlamaRunner(LlamaText):
     """
 
     info: RunnerInfo
+    pictures: PictureReader | None = None  # makes prompts with images, where there is a projector
 
     def __init__(self, model: _core.Model, config: LoadConfig) -> None:
         forward_native_log()
@@ -89,6 +93,7 @@ class LlamaRunner(LlamaText):
         self._config = config
         self._masks = StepMasks(model.n_vocab, config.parallel + max_drafts)
         self._grammars = GrammarCompiler(model)
+        self._sequence_pictures = SequencePictures()
         self._draft_model: _core.Model | None = None
         self._draft_context: _core.Context | None = None
         self._drafter: _core.Drafter | None = None
@@ -186,6 +191,25 @@ class LlamaRunner(LlamaText):
             model.close()
             raise
 
+    def load_projector(self, path: str) -> None:
+        """Load what turns images into what this model computes.
+
+        Args:
+            path: A projector file.
+
+        Raises:
+            ModelLoadError: it is none, or one for another model.
+        """
+        config = self._config
+        marker = f"<image-{secrets.token_hex(8)}>"  # what a user writes is never taken for one
+        try:
+            projector = _core.Projector(
+                self._model, path, marker, n_threads=config.threads, gpu=config.gpu_layers != 0
+            )
+        finally:
+            forward_native_log(is_loading=True)
+        self.pictures = PictureReader(projector, marker)
+
     def step_costs(self) -> list[tuple[int, float]]:
         """Return (rows, seconds) of small steps, measured now or by an earlier load. Before the first request only."""
         config, context = self._config, self._context
@@ -224,13 +248,14 @@ class LlamaRunner(LlamaText):
         sampling: SamplingParams,
         token_ids: Sequence[int],
         matcher: Matcher | None = None,
+        pictures: tuple[PromptPicture, ...] = (),
     ) -> None:
         """See ModelRunner."""
+        self._sequence_pictures.open(seq_id, pictures)
+        text = [token for token in token_ids if token >= 0] if pictures else list(token_ids)
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
         try:
-            self._runner.open_sequence(
-                seq_id, to_native(sampling), num_logprobs, False, list(token_ids)
-            )
+            self._runner.open_sequence(seq_id, to_native(sampling), num_logprobs, False, text)
         except Exception:
             forward_native_log()  # before a load elsewhere in this process takes it for its own
             raise
@@ -239,19 +264,25 @@ class LlamaRunner(LlamaText):
     def close_sequence(self, seq_id: int) -> None:
         """See ModelRunner."""
         self._runner.close_sequence(seq_id)
+        self._sequence_pictures.close(seq_id)
         self._masks.open(seq_id, None)
 
     def trim(self, seq_id: int, num_tokens: int) -> bool:
         """See ModelRunner."""
-        if num_tokens and not self._context.holds_window(seq_id, num_tokens):
+        if not num_tokens:
+            self._sequence_pictures.clear(seq_id)
+            return self._runner.trim(seq_id, 0)
+        position = self._sequence_pictures.position(seq_id, num_tokens)
+        if position is None or not self._context.holds_window(seq_id, position):
             return False
-        return self._runner.trim(seq_id, num_tokens)
+        return self._runner.trim(seq_id, position)
 
     def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> bool:
         """See ModelRunner."""
-        if not self._context.holds_window(source, num_tokens):
+        position = self._sequence_pictures.position(source, num_tokens)
+        if position is None or not self._context.holds_window(source, position):
             return False
-        self._context.seq_cp(source, seq_id, 0, num_tokens)
+        self._context.seq_cp(source, seq_id, 0, position)
         return True
 
     def save_state(self, seq_id: int, token_ids: Sequence[int]) -> bytes:
@@ -267,12 +298,43 @@ class LlamaRunner(LlamaText):
 
     def step(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         """See ModelRunner."""
+        picture = next((sequence for sequence in scheduled if sequence.picture), None)
+        if picture is None:
+            return self._step_tokens(scheduled)
+        self._step_picture(picture)
+        tokens = [sequence for sequence in scheduled if sequence is not picture]
+        try:
+            return self._step_tokens(tokens) if tokens else StepResult()
+        except NoKVSlotError:  # memory has to be as before
+            if not self.trim(picture.seq_id, picture.start):
+                message = "this memory cannot take a picture out again"
+                raise ComputeError(message) from None
+            raise
+
+    def _step_picture(self, sequence: ScheduledSequence) -> None:
+        assert self.pictures is not None
+        assert sequence.picture is not None
+        position = self._position(sequence)
+        try:
+            self.pictures.decode(self._context, sequence.seq_id, position, sequence.picture)
+        except NoKVSlotError:
+            self.trim(sequence.seq_id, sequence.start)  # parts of it may be there
+            raise
+        finally:
+            forward_native_log()
+
+    def _position(self, sequence: ScheduledSequence) -> int:
+        position = self._sequence_pictures.position(sequence.seq_id, sequence.start)
+        assert position is not None, "pictures are computed as a whole"
+        return position
+
+    def _step_tokens(self, scheduled: Sequence[ScheduledSequence]) -> StepResult:
         seq_ids, starts, counts, sample = [], [], [], []
         tokens: list[int] = []
         drafts = []
         for sequence in scheduled:
             seq_ids.append(sequence.seq_id)
-            starts.append(sequence.start)
+            starts.append(self._position(sequence))
             counts.append(len(sequence.token_ids))
             tokens += sequence.token_ids
             sample.append(sequence.sample)
@@ -332,7 +394,7 @@ class LlamaRunner(LlamaText):
 
     def close(self) -> None:
         """See ModelRunner."""
-        for part in (self._draft_context, self._draft_model, self._context):
+        for part in (self.pictures, self._draft_context, self._draft_model, self._context):
             if part is not None:
                 part.close()
         self._model.close()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slipstream.engine.grammar import Matcher
+    from slipstream.engine.pictures import PromptPicture
     from slipstream.engine.runner import RunnerInfo
 
 NO_SEQUENCE = -1
@@ -50,7 +51,7 @@ class Request:
         KV cache   | cached at start | computed in steps ......................... | to do  |
                    0   num_cached_tokens                         num_computed_tokens
 
-    Only the scheduler writes below the first five.
+    Only the scheduler writes below the first eight.
 
     Attributes:
         request_id: Unique among unfinished requests.
@@ -60,6 +61,7 @@ class Request:
         speculation_options: Whether and how its next tokens are drafted.
         matcher: What its output must look like; None for anything.
         context_overflow: What happens when the context is full: by error it ends with LENGTH, otherwise see `roll`.
+        pictures: In the prompt, by start; encoded. Text follows the last one.
         token_ids: Prompt and output.
         status: See RequestStatus.
         seq_id: Of its sequence, NO_SEQUENCE while it never had one.
@@ -84,6 +86,7 @@ class Request:
     speculation_options: Speculation = field(default_factory=Speculation)
     matcher: Matcher | None = None
     context_overflow: str = "error"
+    pictures: tuple[PromptPicture, ...] = ()
     token_ids: list[int] = field(init=False)
     status: RequestStatus = field(init=False, default=RequestStatus.WAITING)
     seq_id: int = field(init=False, default=NO_SEQUENCE)
@@ -237,6 +240,16 @@ def check_request(request: Request, info: RunnerInfo) -> None:
     if not prompt:
         message = "the prompt is empty; it must have at least one token"
         raise InvalidRequestError(message, param="prompt")
+    check_fits(prompt, info)
+    # Where there are pictures, negative ids stand for them; see engine.pictures.
+    text = [token for token in prompt if token >= 0] if request.pictures else prompt
+    check_token_ids("prompt", text, info.num_vocab)
+    check_token_ids("stop_token_ids", request.sampling.stop_token_ids, info.num_vocab)
+    request.limit_to(max_sequence_tokens(info))
+
+
+def check_fits(prompt: Sequence[int], info: RunnerInfo) -> None:
+    """Raise ContextLengthError if there is no room for a prompt and one more token."""
     limit = max_sequence_tokens(info)
     if len(prompt) >= limit:
         message = (
@@ -244,9 +257,6 @@ def check_request(request: Request, info: RunnerInfo) -> None:
             f"shorten the prompt to {limit - 1} tokens or load the model with a longer context"
         )
         raise ContextLengthError(message, param="prompt")
-    check_token_ids("prompt", prompt, info.num_vocab)
-    check_token_ids("stop_token_ids", request.sampling.stop_token_ids, info.num_vocab)
-    request.limit_to(limit)
 
 
 def check_token_ids(param: str, token_ids: Sequence[int], num_vocab: int) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from slipstream.base.sampling import SamplingParams
     from slipstream.base.types import TokenLogprob
     from slipstream.engine.grammar import Matcher
+    from slipstream.engine.pictures import PromptPicture
 
 
 @dataclass(slots=True, frozen=True)
@@ -57,6 +58,7 @@ class ScheduledSequence:
         start: Position of the first of `token_ids`; equals the tokens the sequence already has in the KV cache.
         token_ids: To be computed in this step, at least one.
         sample: Sample a token after the last of `token_ids`.
+        picture: What `token_ids` stand for, all of it; it is not sampled. At most one in a step.
         num_drafts: The last so many of `token_ids` are drafts, which need `sample`: a token is sampled before each,
             too, as long as it agrees with the draft; drafts behind a disagreement leave the KV cache again.
     """
@@ -66,6 +68,7 @@ class ScheduledSequence:
     token_ids: Sequence[int]
     sample: bool
     num_drafts: int = 0
+    picture: PromptPicture | None = None
 
 
 @dataclass(slots=True)
@@ -101,10 +104,11 @@ class ModelRunner(Protocol):
         sampling: SamplingParams,
         token_ids: Sequence[int],
         matcher: Matcher | None = None,
+        pictures: tuple[PromptPicture, ...] = (),
     ) -> None:
         """Give `seq_id` a fresh sampler that has seen `token_ids` (the prompt). Does not touch the KV cache.
 
-        With a `matcher`, which this takes along, only what it allows is sampled.
+        With a `matcher`, which this takes along, only what it allows is sampled. `pictures` are those of the prompt.
 
         Raises:
             InvalidRequestError: the sampling parameters cannot be used with this model (GrammarError among them).
@@ -117,7 +121,8 @@ class ModelRunner(Protocol):
         """Keep the first `num_tokens` tokens of `seq_id` in the KV cache, 0 to clear it.
 
         Returns:
-            False if this memory cannot remove a part; nothing has changed then. Clearing never fails.
+            False if this memory cannot remove a part, or the cut would be within a picture; nothing has changed
+            then. Clearing never fails.
         """
 
     def copy_prefix(self, source: int, seq_id: int, num_tokens: int) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 from slipstream.base.errors import SlipstreamError
 from slipstream.base.types import FinishReason, OutputDelta
 from slipstream.engine.kv_cache import KVCache
+from slipstream.engine.pictures import picture_at
 from slipstream.engine.prefix_tree import num_common_tokens
 from slipstream.engine.request import NO_SEQUENCE, Request, RequestStatus, failure
 from slipstream.engine.runner import ScheduledSequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from slipstream.base.types import Event
     from slipstream.engine.cost_model import CostModel
     from slipstream.engine.kv_cache import Stored
+    from slipstream.engine.pictures import PromptPicture
     from slipstream.engine.prefix_store import PrefixStore
     from slipstream.engine.prefix_tree import PrefixMatch
     from slipstream.engine.runner import ModelRunner, StepResult
@@ -39,11 +41,13 @@ class SchedulerOutput:
         requests: Whose tokens are computed.
         scheduled: What the runner is asked to compute.
         num_tokens: Of all sequences together.
+        has_picture: Whether one of them is computing a picture, which says nothing about what tokens cost.
     """
 
     requests: list[Request] = field(default_factory=list)
     scheduled: list[ScheduledSequence] = field(default_factory=list)
     num_tokens: int = 0
+    has_picture: bool = False
 
 
 class Scheduler:
@@ -328,6 +332,13 @@ class Scheduler:
     def _schedule_chunk(self, output: SchedulerOutput, request: Request, num_tokens: int) -> None:
         """Add as many of the next `num_tokens` of a request as there are cells for."""
         start, num_before = request.num_computed_tokens, output.num_tokens
+        if request.pictures:
+            picture = picture_at(request.pictures, start)
+            if picture is not None and picture.start == start:
+                self._schedule_picture(output, request, picture)
+                return
+            if picture is not None:
+                num_tokens = min(num_tokens, picture.start - start)
         num_tokens = min(num_tokens, self.kv_cache.make_room(num_before + num_tokens) - num_before)
         if num_tokens <= 0:
             return
@@ -338,6 +349,21 @@ class Scheduler:
             ScheduledSequence(request.seq_id, start, request.token_ids[start:end], sample)
         )
         output.num_tokens += num_tokens
+
+    def _schedule_picture(
+        self, output: SchedulerOutput, request: Request, picture: PromptPicture
+    ) -> None:
+        """Add a picture as a whole, whatever the budget: one in a step, so that streams flow between two."""
+        num_needed = output.num_tokens + picture.num_tokens
+        if output.has_picture or self.kv_cache.make_room(num_needed) < num_needed:
+            return
+        output.requests.append(request)
+        token_ids = request.token_ids[picture.start : picture.end]
+        output.scheduled.append(
+            ScheduledSequence(request.seq_id, picture.start, token_ids, False, picture=picture)
+        )
+        output.num_tokens += picture.num_tokens
+        output.has_picture = True
 
     def _admit(self, now_s: float) -> list[Request]:
         """Start waiting requests in order, as long as sequences and cells last; return which."""
@@ -406,7 +432,11 @@ class Scheduler:
         request.first_step_s = now_s
         try:
             self._runner.open_sequence(
-                request.seq_id, request.sampling, request.prompt_token_ids, request.matcher
+                request.seq_id,
+                request.sampling,
+                request.prompt_token_ids,
+                request.matcher,
+                request.pictures,
             )
         except (
             Exception

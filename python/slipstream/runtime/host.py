@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from slipstream.base.errors import ClosedError, InvalidRequestError, QueueFullError
+from slipstream.base.errors import (
+    ClosedError,
+    InvalidRequestError,
+    ModelLoadError,
+    QueueFullError,
+)
 from slipstream.base.queries import QueryFailed
 from slipstream.base.types import FinishReason, ModelInstanceInfo, OutputDelta, RequestFailed, Usage
 from slipstream.engine.core import EngineCore
 from slipstream.engine.prefix_files import PrefixFiles
 from slipstream.engine.prefix_store import PrefixStore
-from slipstream.engine.request import Request, failure, max_sequence_tokens
+from slipstream.engine.request import Request, check_fits, failure, max_sequence_tokens
 from slipstream.engine.runner import ModelRunner
 from slipstream.models.gguf import check_model_file
+from slipstream.models.projectors import check_projector_file, find_projector
+from slipstream.runtime.images import has_images
 from slipstream.runtime.prompts import ChosenFormat, PromptBuilder, Tokenizer, choose_format
 from slipstream.runtime.text_queries import TextQueries
 
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from slipstream.base.types import Event, GenerationSpec, OutputFormat
     from slipstream.engine.grammar import Matcher
     from slipstream.engine.llama_runner import LlamaRunner
+    from slipstream.engine.pictures import PictureReader
     from slipstream.engine.stats import EngineStats
 
     Reply = Callable[[QueryAnswer | QueryFailed], None]
@@ -41,10 +49,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PROMPT_JOIN_S = 1.0
+_PromptQueue = queue.SimpleQueue["_Record | _Question | None"]
 
 
 class HostedRunner(ModelRunner, Tokenizer, Protocol):
     """A runner that also knows its model's text, such as LlamaRunner."""
+
+    pictures: PictureReader | None
 
     def matcher(self, output_format: OutputFormat) -> Matcher:
         """Return what keeps an output to a form. Any thread."""
@@ -75,9 +86,11 @@ class EngineHost:
 
     ::
 
-        any thread     submit --> _records[id], _prompts --.
-        prompt thread  render, tokenize <------------------'--> core.submit
-        engine thread  core --> _route: events by sink --> sink(events)
+        any thread      submit --> _records[id], _prompts --.
+        prompt threads  render, tokenize <------------------'--> core.submit
+        engine thread   core --> _route: events by sink --> sink(events)
+
+    Requests with images have a prompt thread of their own, as an image takes as long as a long prompt.
 
     Every submitted request gets exactly one terminal event. Whoever takes its record out of `_records` reports it.
 
@@ -99,7 +112,8 @@ class EngineHost:
     ) -> None:
         self._info = info
         self._runner = runner
-        self._builder = PromptBuilder(runner, chosen, max_sequence_tokens(runner.info))
+        limit = max_sequence_tokens(runner.info)
+        self._builder = PromptBuilder(runner, chosen, limit, runner.pictures)
         self._texts = TextQueries(runner, self._builder, info.num_vocab)
         self._core = EngineCore(
             runner,
@@ -112,13 +126,18 @@ class EngineHost:
         )
         self._lock = threading.Lock()
         self._records: dict[str, _Record] = {}
-        self._prompts: queue.SimpleQueue[_Record | _Question | None] = queue.SimpleQueue()
+        self._prompts = _PromptQueue()
+        self._picture_prompts = _PromptQueue() if runner.pictures else self._prompts
         self._is_closed = False
-        self._prompt_thread = threading.Thread(
-            target=self._run_prompts, name="slipstream-prompt", daemon=True
-        )
+        self._prompt_threads = [
+            threading.Thread(
+                target=self._run_prompts, args=(prompts,), name="slipstream-prompt", daemon=True
+            )
+            for prompts in {self._prompts, self._picture_prompts}
+        ]
         self._core.start()
-        self._prompt_thread.start()
+        for thread in self._prompt_threads:
+            thread.start()
 
     @classmethod
     def load(
@@ -144,6 +163,7 @@ class EngineHost:
             check_model_file(config.draft_model)
         runner = LlamaRunner.load(path, config, progress)
         try:
+            load_projector(runner, path, config)
             chosen = choose_format(runner, config)
             costs = runner.step_costs()
             info = ModelInstanceInfo(
@@ -158,6 +178,7 @@ class EngineHost:
                 max_waiting=config.max_waiting,
                 step_target_ms=config.step_target_ms,
                 num_vocab=runner.info.num_vocab,
+                vision=runner.pictures is not None,
                 template_source=chosen.source,
                 load_s=time.monotonic() - begin_s,
                 pid=os.getpid(),
@@ -204,7 +225,8 @@ class EngineHost:
                 error = QueueFullError(message)
             else:
                 self._records[request_id] = record
-                self._prompts.put(record)
+                prompts = self._picture_prompts if has_images(spec.messages) else self._prompts
+                prompts.put(record)
         if error is not None:
             _deliver(sink, [failure(request_id, error)])
 
@@ -237,15 +259,17 @@ class EngineHost:
             if self._is_closed:
                 return
             self._is_closed = True
-        self._prompts.put(None)
-        self._prompt_thread.join(min(_PROMPT_JOIN_S, timeout_s))
+        for prompts in (self._prompts, self._picture_prompts):
+            prompts.put(None)
+        for thread in self._prompt_threads:
+            thread.join(min(_PROMPT_JOIN_S, timeout_s))
         self._core.close(timeout_s)
         error = ClosedError("the model was unloaded while the request was under way")
         for request_id in list(self._records):
             self._finish(failure(request_id, error))
 
-    def _run_prompts(self) -> None:
-        while (record := self._prompts.get()) is not None:
+    def _run_prompts(self, prompts: _PromptQueue) -> None:
+        while (record := prompts.get()) is not None:
             if self._is_closed:
                 return  # close() reports the end of what is left
             if isinstance(record, _Question):
@@ -277,6 +301,11 @@ class EngineHost:
         """Make the prompt and hand the request to the core."""
         spec = record.spec
         prompt = self._builder.build(spec)
+        pictures = prompt.pictures
+        if pictures and not record.is_aborted:
+            check_fits(prompt.token_ids, self._runner.info)  # before the work
+            assert self._runner.pictures is not None
+            pictures = self._runner.pictures.encode(pictures)
         if self._is_closed:
             message = "the model was unloaded before the request began"
             raise ClosedError(message)
@@ -297,7 +326,9 @@ class EngineHost:
                 arrival_s=record.arrival_s,
                 speculation_options=spec.speculation,
                 matcher=matcher,
-                context_overflow=spec.context_overflow,
+                # Tokens behind a picture cannot move: they would have to be computed with it again.
+                context_overflow="error" if pictures else spec.context_overflow,
+                pictures=pictures,
             )
         )
         with self._lock:
@@ -338,6 +369,27 @@ def _deliver(sink: Callable[[list[Event]], None], events: list[Event]) -> None:
         Exception
     ):  # the edge of a caller: its fault must not cost the other requests their events
         _log.exception("a sink failed; %d of its events are lost", len(events))
+
+
+def load_projector(runner: LlamaRunner, path: str, config: LoadConfig) -> None:
+    """Load the projector of a model, if it has one. One that was only found beside it costs the images, not the model.
+
+    Raises:
+        ModelLoadError: the one the config names cannot be used.
+    """
+    if config.projector is not None:
+        if config.projector:
+            check_projector_file(config.projector)
+            runner.load_projector(config.projector)
+        return
+    found = find_projector(path)
+    if found is None:
+        return
+    try:
+        check_projector_file(found)
+        runner.load_projector(found)
+    except ModelLoadError as error:
+        _log.warning("images cannot be used: %s", error)
 
 
 def store_maker(runner: LlamaRunner, config: LoadConfig) -> StoreMaker | None:

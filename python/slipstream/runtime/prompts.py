@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from slipstream.base.errors import InvalidRequestError, TemplateError, UnsupportedError
 from slipstream.base.types import Reasoning
+from slipstream.runtime.images import take_images
 from slipstream.runtime.overflow import (
     check_policy,
     room_for_prompt,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from slipstream.base.load_config import LoadConfig
     from slipstream.base.types import GenerationSpec
     from slipstream.chat.template import PromptFormat
+    from slipstream.engine.pictures import PictureReader, PromptPicture
 
 _log = logging.getLogger(__name__)
 _CHATML_END = "<|im_end|>"
@@ -73,11 +75,13 @@ class Prompt:
         token_ids: At least one.
         text: What `echo_prompt` sends back; "" unless asked for.
         stop: See ChosenFormat; empty for prompts that are no chat.
+        pictures: In it; not encoded yet.
     """
 
     token_ids: list[int]
     text: str
     stop: tuple[str, ...] = ()
+    pictures: tuple[PromptPicture, ...] = ()
 
 
 def choose_format(tokenizer: Tokenizer, config: LoadConfig) -> ChosenFormat:
@@ -125,9 +129,17 @@ class PromptBuilder:
         tokenizer: Of the model.
         chosen: How messages are rendered.
         limit: Tokens that prompt and output can have together.
+        pictures: For images; None for a model that takes none.
     """
 
-    def __init__(self, tokenizer: Tokenizer, chosen: ChosenFormat, limit: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chosen: ChosenFormat,
+        limit: int,
+        pictures: PictureReader | None = None,
+    ) -> None:
+        self._pictures = pictures
         self._tokenizer = tokenizer
         self._chosen = chosen
         self._limit = limit
@@ -155,7 +167,7 @@ class PromptBuilder:
                 lambda some: len(self._chat(spec, some).token_ids) <= room,
             )
             prompt = self._chat(spec, messages)
-        if len(prompt.token_ids) > room:
+        if len(prompt.token_ids) > room and not prompt.pictures:  # the engine refuses those
             token_ids = shorten_tokens(prompt.token_ids, room, spec.context_overflow)
             prompt = replace(prompt, token_ids=token_ids)
         return prompt
@@ -182,16 +194,29 @@ class PromptBuilder:
         if not messages:
             message = "messages is empty; it must hold at least one message"
             raise InvalidRequestError(message, param="messages")
+        flat, images = take_images(messages, self._pictures.marker if self._pictures else "")
+        if images and self._pictures is None:
+            message = (
+                "this model takes no images, only text; load a vision model with its projector (mmproj) "
+                "beside it"
+            )
+            raise InvalidRequestError(message, param="messages")
         text = chosen.format.render(
-            messages,
+            flat,
             spec.tools,
             add_generation_prompt=spec.add_generation_prompt,
             options=spec.template_options,
         )
         bos = tokenizer.bos_text
         has_bos = bool(bos) and text.startswith(bos)
-        token_ids = tokenizer.tokenize(text, add_special=not has_bos, parse_special=True)
         echo = text if spec.echo_prompt else ""
+        if images and self._pictures is not None:
+            token_ids, pictures = self._pictures.tokenize(text, images, add_special=not has_bos)
+            if pictures and pictures[-1].end == len(token_ids):
+                message = "the prompt ends with an image; text has to follow it"
+                raise InvalidRequestError(message, param="messages")
+            return Prompt(token_ids, echo, chosen.stop, pictures)
+        token_ids = tokenizer.tokenize(text, add_special=not has_bos, parse_special=True)
         return Prompt(token_ids or self._only_bos(), echo, chosen.stop)
 
     def _only_bos(self) -> list[int]:

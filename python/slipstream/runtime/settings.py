@@ -25,7 +25,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         allowed_hosts: Names besides localhost under which programs on this machine may call the server ("*": any name),
             as a proxy does that passes its own name on.
         require_auth: Ask for an API token on every route that is not about the server itself.
-        max_body_bytes: Larger request bodies are refused. 8 MiB hold a prompt of about two million tokens.
+        max_body_bytes: Larger request bodies are refused. 32 MiB hold an image or two of the largest size.
         keep_alive_s: Seconds between comments in a stream that has no output yet.
         jit: Load a model that a request names and that is not loaded ("just in time").
         ttl_s: Seconds a model that was loaded so may be idle before it is unloaded; None for ever.
@@ -42,7 +42,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     require_auth: bool = False
-    max_body_bytes: int = 8 << 20
+    max_body_bytes: int = 32 << 20
     keep_alive_s: float = 5.0
     jit: bool = True
     ttl_s: float | None = DEFAULT_TTL_S

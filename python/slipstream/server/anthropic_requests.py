@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slipstream.base.errors import InvalidRequestError
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec, OutputFormat, Reasoning
+from slipstream.server.images import content_of, image_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,7 +99,7 @@ def _messages(message: AnthropicMessage, path: str) -> list[dict[str, Any]]:
     if results and message.role != "user":
         error = f"{path}: only a user's message can hold tool_result blocks"
         raise InvalidRequestError(error, param=path)
-    made: dict[str, Any] = {"role": message.role, "content": _text(blocks, path)}
+    made: dict[str, Any] = {"role": message.role, "content": _content(blocks, path)}
     thinking = "".join(block.thinking or "" for block in blocks if block.type == "thinking")
     calls = [
         _tool_call(block, f"{path}[{index}]")
@@ -113,20 +114,40 @@ def _messages(message: AnthropicMessage, path: str) -> list[dict[str, Any]]:
 
 
 def _text(blocks: Sequence[Block], path: str) -> str:
-    texts = []
+    made = _content(blocks, path)
+    if not isinstance(made, str):
+        message = f"{path}: images can be read in messages only; send text"
+        raise InvalidRequestError(message, param=path)
+    return made
+
+
+def _content(blocks: Sequence[Block], path: str) -> str | list[dict[str, Any]]:
+    parts: list[str | dict[str, Any]] = []
     for index, block in enumerate(blocks):
         if block.type in _NO_TEXT:
             continue
         place = f"{path}[{index}]"
         if block.type == "document":
-            texts.append(_document(block, place))
+            parts.append(_document(block, place))
         elif block.type == "text":
-            texts.append(_required(block.text, f"{place}.text", "a text block"))
+            parts.append(_required(block.text, f"{place}.text", "a text block"))
+        elif block.type == "image":
+            parts.append(image_part(_image_url(block, place), f"{place}.source"))
         else:
-            kind = "images" if block.type == "image" else f"blocks of type {block.type[:32]!r}"
-            message = f"{place}: this model takes no {kind}, only text"
+            message = f"{place}: this server takes no blocks of type {block.type[:32]!r}, only text and images"
             raise InvalidRequestError(message, param=place)
-    return "\n".join(texts)
+    return content_of(parts, path)
+
+
+def _image_url(block: Block, path: str) -> str:
+    source = block.source or {}
+    kind, media_type, data = (source.get(name) for name in ("type", "media_type", "data"))
+    if kind == "url" and isinstance(source.get("url"), str):
+        return str(source["url"])
+    if not (kind == "base64" and isinstance(media_type, str) and isinstance(data, str)):
+        message = f'{path}.source must have the type "base64", a media_type and data'
+        raise InvalidRequestError(message, param=f"{path}.source")
+    return f"data:{media_type};base64,{data}"
 
 
 def _document(block: Block, path: str) -> str:

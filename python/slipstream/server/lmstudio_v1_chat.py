@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
@@ -16,6 +16,7 @@ from slipstream.runtime.chat_store import StoredTurn
 from slipstream.runtime.load_options import LoadOptions
 from slipstream.server.body import parse_body
 from slipstream.server.context import context_of
+from slipstream.server.images import content_of, image_part
 from slipstream.server.lmstudio_v1_chat_schemas import ImageItem, NativeChatRequest
 from slipstream.server.lmstudio_v1_chat_stream import NativeChatStream
 from slipstream.server.metrics import Tracker
@@ -58,7 +59,7 @@ class _Call:
         self._system = (
             request.system_prompt if request.system_prompt is not None else history.system_prompt
         )
-        self._new = [{"role": "user", "content": _user_text(request)}]
+        self._new = [{"role": "user", "content": _user_content(request)}]
         self._spec = self._make_spec(history)
         self._stream = NativeChatStream(model)
         wanted = request.context_length
@@ -186,16 +187,16 @@ async def native_chat(request: Request) -> Response:
     return Response(answer, media_type="application/json")
 
 
-def _user_text(request: NativeChatRequest) -> str:
+def _user_content(request: NativeChatRequest) -> str | list[dict[str, Any]]:
     if isinstance(request.input, str):
         return request.input
-    texts = []
-    for index, item in enumerate(request.input):
-        if isinstance(item, ImageItem):
-            message = f"input[{index}]: this model takes no images, only text"
-            raise InvalidRequestError(message, param=f"input[{index}]")
-        texts.append(item.content)
-    return "\n".join(texts)
+    parts = [
+        image_part(item.data_url, f"input[{index}].data_url")
+        if isinstance(item, ImageItem)
+        else item.content
+        for index, item in enumerate(request.input)
+    ]
+    return content_of(parts, "input")
 
 
 async def _give_up(opening: asyncio.Future[OutputStream]) -> None:

@@ -9,6 +9,7 @@ from slipstream.base.errors import InvalidRequestError
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec
 from slipstream.runtime.generation import fan_out
+from slipstream.server.images import content_of, image_part
 from slipstream.server.openai_schemas import listed
 from slipstream.server.output_formats import output_format
 
@@ -160,13 +161,12 @@ def _logit_bias(entries: dict[str, float]) -> dict[int, float]:
 
 
 def _message(message: ChatMessage, index: int) -> dict[str, Any]:
-    """Return the message as the template sees it: plain text content, only the fields that are there."""
-    content = message.content
+    """Return the message as GenerationSpec has it, only the fields that are there."""
+    content: str | list[Any] | None = message.content
     if isinstance(content, list):
-        content = "\n".join(
-            _part_text(part, f"messages[{index}].content[{place}]")
-            for place, part in enumerate(content)
-        )
+        path = f"messages[{index}].content"
+        parts = [_part(part, f"{path}[{place}]") for place, part in enumerate(content)]
+        content = content_of(parts, path)
     if content is None and not message.tool_calls:
         text = f"messages[{index}].content is null; only an assistant message with tool_calls may leave it out"
         raise InvalidRequestError(text, param=f"messages[{index}].content")
@@ -181,16 +181,18 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
     return rendered
 
 
-def _part_text(part: ContentPart, path: str) -> str:
+def _part(part: ContentPart, path: str) -> str | dict[str, Any]:
+    if part.type == "image_url":
+        url = part.image_url.url if part.image_url else None
+        return image_part(url, f"{path}.image_url.url")
     if part.type != "text":
         kinds = {
-            "image_url": "images",
             "input_audio": "audio",
             "file": "files",
             "video_url": "video",
         }
         kind = kinds.get(part.type, f"parts of type {part.type[:32]!r}")
-        message = f"{path}: this model takes no {kind}, only text"
+        message = f"{path}: this server takes no {kind}, only text and images"
         raise InvalidRequestError(message, param=path)
     if part.text is None:
         message = f"{path}.text is required in a text part"

@@ -56,16 +56,30 @@ class StreamOptions(Schema):
     include_usage: bool | None = None
 
 
-class ContentPart(Schema):
-    """A part of a message's content; only text parts can be served.
+class ImageUrl(Schema):
+    """Where an image is.
 
     Attributes:
-        type: `text`; images, audio and files are refused.
+        url: A base64 data URL.
+        detail: Accepted, without effect.
+    """
+
+    url: str
+    detail: Any = None
+
+
+class ContentPart(Schema):
+    """A part of a message's content.
+
+    Attributes:
+        type: `text` or `image_url`; audio, video and files are refused.
         text: The text of a text part.
+        image_url: Of an image.
     """
 
     type: str
     text: str | None = None
+    image_url: ImageUrl | None = None
 
 
 class ChatMessage(Schema):
@@ -73,7 +87,7 @@ class ChatMessage(Schema):
 
     Attributes:
         role: Who speaks; `developer` is treated as `system`.
-        content: Text, or a list of text parts; may be null beside tool calls.
+        content: Text, or a list of text and image parts; may be null beside tool calls.
         name: Passed to the model's template.
         tool_calls: Calls an assistant made, passed to the template.
         tool_call_id: The call a tool message answers.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipstream.base.errors import InvalidRequestError
 from slipstream.base.types import GenerationSpec, OutputFormat, Reasoning
+from slipstream.server.images import content_of, image_part
 from slipstream.server.openai_requests import refuse, sampling_params
 from slipstream.server.responses_schemas import (
     FunctionCall,
@@ -41,7 +42,7 @@ def input_messages(given: str | Sequence[InputItem]) -> list[Message]:
     What belongs to one answer becomes one message: its reasoning, its text and its calls.
 
     Raises:
-        InvalidRequestError: a part of the content is no text.
+        InvalidRequestError: a part of the content is neither text nor an image.
     """
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
@@ -101,11 +102,12 @@ def responses_spec(
 
 
 def _add_message(messages: list[Message], item: InputMessage, path: str) -> None:
-    text = _text(item.content, f"{path}.content")
+    content = _content(item.content, f"{path}.content")
     if item.role == "assistant" and messages and _is_bare_reasoning(messages[-1]):
-        messages[-1]["content"] = text
+        messages[-1]["content"] = content
         return
-    messages.append({"role": "system" if item.role == "developer" else item.role, "content": text})
+    role = "system" if item.role == "developer" else item.role
+    messages.append({"role": role, "content": content})
 
 
 def _add_call(messages: list[Message], item: FunctionCall) -> None:
@@ -128,21 +130,31 @@ def _is_bare_reasoning(message: Message) -> bool:
 
 
 def _text(content: str | Sequence[InputPart], path: str) -> str:
+    made = _content(content, path)
+    if not isinstance(made, str):
+        message = f"{path}: images can be read in messages only; send text"
+        raise InvalidRequestError(message, param=path)
+    return made
+
+
+def _content(content: str | Sequence[InputPart], path: str) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
-    texts = []
+    parts: list[str | dict[str, Any]] = []
     for index, part in enumerate(content):
         if part.type == "refusal":
-            texts.append(part.refusal or "")
+            parts.append(part.refusal or "")
+        elif part.type == "input_image":
+            parts.append(image_part(part.image_url, f"{path}[{index}].image_url"))
         elif part.type not in _TEXT_TYPES:
-            message = f"{path}[{index}]: parts of type {part.type[:32]!r} cannot be read; send text"
+            message = f"{path}[{index}]: parts of type {part.type[:32]!r} cannot be read; send text or images"
             raise InvalidRequestError(message, param=f"{path}[{index}]")
         elif part.text is None:
             message = f"{path}[{index}].text is required in a text part"
             raise InvalidRequestError(message, param=f"{path}[{index}].text")
         else:
-            texts.append(part.text)
-    return "\n".join(texts)
+            parts.append(part.text)
+    return content_of(parts, path)
 
 
 def _check_outputs(messages: Sequence[Message]) -> None:

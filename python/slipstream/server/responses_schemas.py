@@ -15,13 +15,17 @@ class InputPart(Schema):
     """A part of an item's content.
 
     Attributes:
-        type: `input_text`, `output_text` or `text`; `refusal`; images and files are refused.
+        type: `input_text`, `output_text` or `text`; `input_image`; `refusal`; files are refused.
         text: Of a text part.
+        image_url: Base64 data URL of an image.
+        detail: Accepted, without effect.
         refusal: Of a refusal.
     """
 
     type: str
     text: str | None = None
+    image_url: str | None = None
+    detail: Any = None
     refusal: str | None = None
 
 
@@ -34,7 +38,7 @@ class InputMessage(Schema):
     Attributes:
         type: `message`.
         role: Who; `developer` is treated as `system`.
-        content: Text, or a list of text parts.
+        content: Text, or a list of text and image parts.
     """
 
     type: Literal["message"] | None = None

@@ -1,0 +1,60 @@
+"""Images in requests, whatever a route calls them: one form for all. Knows limits, no model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slipstream.base.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_IMAGES = 32
+MAX_IMAGE_BYTES = 20 << 20
+_MAX_DATA_CHARS = MAX_IMAGE_BYTES * 4 // 3 + 4
+_IMAGE_PREFIX = "data:image/"
+
+
+def image_part(url: str | None, path: str) -> dict[str, Any]:
+    """Return an image as a part of a message's content.
+
+    Args:
+        url: A base64 data URL of an image.
+        path: Of the field that holds it.
+
+    Raises:
+        InvalidRequestError: none, another kind of URL, or a larger image than is taken.
+    """
+    if url is None:
+        message = f"{path} is required in an image part"
+        raise InvalidRequestError(message, param=path)
+    head, comma, data = url.partition(",")
+    if not (comma and head.startswith(_IMAGE_PREFIX) and head.endswith(";base64")):
+        message = (
+            f"{path} must be a base64 data URL, as in data:image/png;base64,…; this server fetches "
+            "no images from elsewhere"
+        )
+        raise InvalidRequestError(message, param=path)
+    if len(data) > _MAX_DATA_CHARS:
+        message = f"{path} is larger than the {MAX_IMAGE_BYTES >> 20} MiB an image may have"
+        raise InvalidRequestError(message, param=path)
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def content_of(parts: Sequence[str | dict[str, Any]], path: str) -> str | list[dict[str, Any]]:
+    """Return the content of a message: its texts joined by newlines, or where there are images a list of parts.
+
+    Args:
+        parts: Texts, and images from `image_part`, in order.
+        path: Of the field that holds them.
+
+    Raises:
+        InvalidRequestError: more images than a message may have.
+    """
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) == len(parts):
+        return "\n".join(texts)
+    if len(parts) - len(texts) > MAX_IMAGES:
+        message = f"{path} has {len(parts) - len(texts)} images; at most {MAX_IMAGES} are taken"
+        raise InvalidRequestError(message, param=path)
+    return [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]
