@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from slipstream.base.errors import InvalidRequestError, UnsupportedError
+from slipstream.base.errors import UnsupportedError
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec, Reasoning
 from slipstream.runtime.chat_store import StoredTurn
