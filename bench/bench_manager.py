@@ -126,7 +126,17 @@ def with_server() -> dict[str, float]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "slipstream", "serve", str(demo), "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "slipstream",
+            "serve",
+            str(demo),
+            "--port",
+            str(port),
+            "--log-level",
+            "error",
+        ]
         environment = {**os.environ, "SLIPSTREAM_HOME": folder}
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=environment
