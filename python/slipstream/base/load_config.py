@@ -43,6 +43,9 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         flash_attention: None lets llama.cpp decide.
         kv_type: Element type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
         mmap: Map the file into memory rather than read it.
+        keep_in_memory: Lock the weights in memory, so that their pages are not dropped (`ulimit -l` must allow it).
+        rope_freq_base: Base of the rotary positions; 0 takes the model's.
+        rope_freq_scale: Their scale, 1/n for a context n times as long as trained; 0 takes the model's.
         repack: Let ggml re-arrange weights for this CPU: a copy of them, quicker for one token at a time of some types,
             slower for several. None does so where one request runs at a time.
         chat_template: Jinja text that replaces the model's own template.
@@ -79,6 +82,9 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     flash_attention: bool | None = None
     kv_type: str = "f16"
     mmap: bool = True
+    keep_in_memory: bool = False
+    rope_freq_base: float = 0.0
+    rope_freq_scale: float = 0.0
     repack: bool | None = None
     chat_template: str | None = None
     role_affixes: dict[str, tuple[str, str]] | None = None
@@ -94,6 +100,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
+        check_ranges(self, {"rope_freq_base": (0, 1e9), "rope_freq_scale": (0, 1e3)}, (int, float))
         _check_choice("speculation", self.speculation, SPECULATION_MODES)
         if self.prompt_cache is not None and not self.prompt_cache_mib:
             message = (

@@ -53,6 +53,8 @@ class LlamaEmbedder(LlamaText):
                 n_seq_max=self.max_texts,
                 n_threads=config.threads,
                 flash_attention=config.flash_attention,
+                rope_freq_base=config.rope_freq_base,
+                rope_freq_scale=config.rope_freq_scale,
                 embeddings=True,
                 pooling="default" if has_pooling else "mean",
                 interruptible=False,
@@ -77,6 +79,7 @@ class LlamaEmbedder(LlamaText):
                 path,
                 gpu_layers=config.gpu_layers,
                 mmap=config.mmap,
+                mlock=config.keep_in_memory,
                 repack=config.is_repacked,
                 progress=progress,
             )

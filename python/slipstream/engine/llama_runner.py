@@ -83,6 +83,8 @@ class LlamaRunner(LlamaText):
                 n_outputs_max=config.parallel + max_drafts,
                 n_threads=config.threads,
                 flash_attention=config.flash_attention,
+                rope_freq_base=config.rope_freq_base,
+                rope_freq_scale=config.rope_freq_scale,
                 type_k=config.kv_type,
                 type_v=config.kv_type,
                 interruptible=False,
@@ -128,6 +130,7 @@ class LlamaRunner(LlamaText):
                 config.draft_model,
                 gpu_layers=config.gpu_layers,
                 mmap=config.mmap,
+                mlock=config.keep_in_memory,
                 repack=config.is_repacked,
             )
             check_memories(self._model, model)
@@ -180,6 +183,7 @@ class LlamaRunner(LlamaText):
                 path,
                 gpu_layers=config.gpu_layers,
                 mmap=config.mmap,
+                mlock=config.keep_in_memory,
                 repack=config.is_repacked,
                 progress=progress,
             )
@@ -236,6 +240,8 @@ class LlamaRunner(LlamaText):
             _core.build_info()["llama_cpp_commit"],
             config.kv_type,
             config.flash_attention,
+            config.rope_freq_base,
+            config.rope_freq_scale,
             self.info.can_trim,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

@@ -33,6 +33,9 @@ class LoadSettings(StrictSchema):
         kv_type: Element type of the KV cache.
         threads: CPU threads, 0 for the physical cores.
         mmap: Map the file rather than read it.
+        keep_in_memory: Lock the weights in memory.
+        rope_freq_base: Base of the rotary positions, 0 for the model's.
+        rope_freq_scale: Their scale, 0 for the model's.
         draft_model: Key of a smaller model that guesses ahead.
     """
 
@@ -47,6 +50,9 @@ class LoadSettings(StrictSchema):
     kv_type: str | None = None
     threads: int | None = None
     mmap: bool | None = None
+    keep_in_memory: bool | None = None
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
     draft_model: Name | None = None
 
 
