@@ -63,7 +63,7 @@ def test_an_answer_has_its_figures(
     word,
 ) -> None:
     load(client, context_length=2048, draft_model="acme/chat-7b@q8_0")
-    generation = client.app.state.context.generation
+    generation = client.app.state.context.generation.inner
     generation.models.key = KEY
     generation.script = ending(reason, stop_string)
     for path, body in (("chat/completions", CHAT), ("completions", {"prompt": "Hi"})):
@@ -97,7 +97,7 @@ def test_embeddings_are_those_of_the_other_route(client: TestClient) -> None:  #
 
 
 def test_a_request_may_say_how_long_its_model_stays_and_who_drafts(client: TestClient) -> None:  # noqa: F811
-    generation = client.app.state.context.generation
+    generation = client.app.state.context.generation.inner
     client.post("/api/v0/chat/completions", json={**CHAT, "ttl": 30, "draft_model": "small"})
     options = generation.models.options[-1]
     assert (options.ttl_s, options.config) == (30, {"draft_model": "small"})

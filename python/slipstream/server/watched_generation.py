@@ -24,13 +24,13 @@ class WatchedGeneration(Generation):
     """Passes everything through to another one.
 
     Args:
-        inner: Answers.
+        inner: Answers; also an attribute.
         hub: Where it is told.
     """
 
     def __init__(self, inner: Generation, hub: LogHub) -> None:
         super().__init__(inner.models)
-        self._inner = inner
+        self.inner = inner
         self._hub = hub
 
     async def stream(
@@ -40,7 +40,7 @@ class WatchedGeneration(Generation):
         load: LoadOptions = NO_OPTIONS,
     ) -> OutputStream:
         """Do as the inner one, and tell of the requests once they run."""
-        stream = await self._inner.stream(model, specs, load)
+        stream = await self.inner.stream(model, specs, load)
         if not (self._hub.is_watched("input") or self._hub.is_watched("output")):
             return stream
         listed = [specs] if isinstance(specs, msgspec.Struct) else list(specs)
@@ -53,7 +53,7 @@ class WatchedGeneration(Generation):
         self, model: str | None, query: Query, load: LoadOptions = NO_OPTIONS
     ) -> tuple[str, QueryAnswer]:
         """Do as the inner one."""
-        return await self._inner.ask(model, query, load)
+        return await self.inner.ask(model, query, load)
 
 
 class _WatchedStream(OutputStream):
