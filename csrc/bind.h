@@ -23,6 +23,7 @@ void bind_runner(nb::module_ & m);
 void bind_draft(nb::module_ & m);
 void bind_chat(nb::module_ & m);
 void bind_projector(nb::module_ & m);
+void bind_quantize(nb::module_ & m);
 
 // A Ctrl-C check for calls that may take long: true once Python's signal handlers have raised. Only the main thread
 // runs handlers, so elsewhere it never is.

@@ -1,8 +1,10 @@
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include "bind.h"
 #include "drafter.h"
+#include "ngram_index.h"
 #include "rejection.h"
 #include "vocab_map.h"
 
@@ -130,6 +132,28 @@ void bind_draft(nb::module_ & m) {
             "        what the target's sampler would pick from the draft model's logits.")
         .def_prop_ro("n_computed", &Drafter::n_computed, "Tokens computed so far.")
         .def("lag", &Drafter::lag, "seq_id"_a, "Tokens a sequence has to compute before its next draft.");
+
+    nb::class_<NgramIndex>(m, "NgramIndex",
+                           "What followed the last few tokens of a text when they occurred before.")
+        .def(nb::init<>())
+        .def(
+            "append", [](NgramIndex & self, const std::vector<int32_t> & tokens) { self.append(tokens); },
+            "tokens"_a, "Go on with the text.")
+        .def(
+            "propose",
+            [](const NgramIndex & self, int32_t max_tokens) {
+                if (max_tokens < 0 || max_tokens > 4096) {
+                    throw Error("InvalidRequestError",
+                                format("max_tokens is %d; it must be 0 to 4096", max_tokens), "max_tokens");
+                }
+                std::vector<int32_t> draft;
+                const int32_t match = self.propose(self, {}, max_tokens, draft);
+                return std::make_pair(match, std::move(draft));
+            },
+            "max_tokens"_a,
+            "What followed the most recent earlier occurrence of the longest suffix of the text.\n\n"
+            "Returns:\n    The length of the match, 0 for none, and up to `max_tokens` tokens.")
+        .def("__len__", &NgramIndex::size);
 
     m.def(
         "verify_drafts", &verify_drafts, "target_probs"_a, "draft_probs"_a, "draft_tokens"_a, "seed"_a,

@@ -4,10 +4,10 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
-#include <chrono>
 #include <optional>
 
 #include "bind.h"
+#include "bind_progress.h"
 #include "context.h"
 #include "model.h"
 
@@ -16,38 +16,6 @@ namespace slipstream {
 using namespace nb::literals;
 
 namespace {
-
-// Reports to a Python callable at most every 20 ms and at the ends; looks for Ctrl-C as it goes.
-class Progress {
-  public:
-    explicit Progress(nb::object callback) : callback_(std::move(callback)) {}
-
-    bool operator()(float fraction) {
-        const auto now = std::chrono::steady_clock::now();
-        if (fraction > 0.0f && fraction < 1.0f && now - last_ < std::chrono::milliseconds(20)) {
-            return true;
-        }
-        last_ = now;
-        nb::gil_scoped_acquire gil;
-        if (PyErr_CheckSignals() != 0) {
-            return false;
-        }
-        if (callback_.is_none()) {
-            return true;
-        }
-        PyObject * result = PyObject_CallFunction(callback_.ptr(), "f", double(fraction));
-        if (result == nullptr) {
-            return false; // the exception stays set; the constructor throws it
-        }
-        const bool go_on = result != Py_False;
-        Py_DECREF(result);
-        return go_on;
-    }
-
-  private:
-    nb::object callback_;
-    std::chrono::steady_clock::time_point last_;
-};
 
 void init_model(Model * self, const std::string & path, nb::object progress, const ModelOptions & options) {
     Progress report(std::move(progress));

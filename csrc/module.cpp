@@ -27,6 +27,7 @@ NB_MODULE(_core, m) {
     bind_runner(m);
     bind_chat(m);
     bind_projector(m);
+    bind_quantize(m);
     m.def(
         "build_info",
         [] {

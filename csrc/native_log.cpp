@@ -15,7 +15,20 @@ constexpr size_t MAX_LINES = 4096;
 std::mutex mutex;
 std::deque<LogLine> buffer;
 thread_local LogCapture * capture = nullptr;
+thread_local LogWatch * watch = nullptr;
 thread_local int last_level = GGML_LOG_LEVEL_INFO;
+
+void keep_line(int level, bool continues, const std::string & line) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (continues && !buffer.empty()) {
+        buffer.back().text += line;
+        return;
+    }
+    buffer.push_back({level, line});
+    if (buffer.size() > MAX_LINES) {
+        buffer.pop_front();
+    }
+}
 
 void on_log(ggml_log_level level, const char * text, void *) {
     const bool continues = level == GGML_LOG_LEVEL_CONT;
@@ -32,15 +45,8 @@ void on_log(ggml_log_level level, const char * text, void *) {
         return; // progress dots
     }
     capture_line(effective, line);
-    std::lock_guard<std::mutex> lock(mutex);
-    if (continues && !buffer.empty()) {
-        buffer.back().text += line;
-        return;
-    }
-    buffer.push_back({effective, std::move(line)});
-    if (buffer.size() > MAX_LINES) {
-        buffer.pop_front();
-    }
+    keep_line(effective, continues, line);
+    watch_line(line);
 }
 
 } // namespace
@@ -48,6 +54,12 @@ void on_log(ggml_log_level level, const char * text, void *) {
 void capture_line(int level, const std::string & text) {
     if (capture != nullptr && level >= GGML_LOG_LEVEL_WARN) {
         capture->lines_.push_back(text);
+    }
+}
+
+void watch_line(const std::string & text) {
+    if (watch != nullptr) {
+        watch->see_(text);
     }
 }
 
@@ -69,6 +81,14 @@ LogCapture::LogCapture() : outer_(capture) {
 
 LogCapture::~LogCapture() {
     capture = outer_;
+}
+
+LogWatch::LogWatch(std::function<void(const std::string &)> see) : outer_(watch), see_(std::move(see)) {
+    watch = this;
+}
+
+LogWatch::~LogWatch() {
+    watch = outer_;
 }
 
 std::string LogCapture::tail(const char * otherwise) const {

@@ -615,6 +615,24 @@ class Drafter:
     def lag(self, seq_id: int) -> int:
         """Tokens a sequence has to compute before its next draft."""
 
+class NgramIndex:
+    """What followed the last few tokens of a text when they occurred before."""
+
+    def __init__(self) -> None: ...
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Go on with the text."""
+
+    def propose(self, max_tokens: int) -> tuple[int, list[int]]:
+        """
+        What followed the most recent earlier occurrence of the longest suffix of the text.
+
+        Returns:
+            The length of the match, 0 for none, and up to `max_tokens` tokens.
+        """
+
+    def __len__(self) -> int: ...
+
 def verify_drafts(target_probs: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], draft_probs: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], draft_tokens: Sequence[int], seed: int) -> list[int]:
     """
     Speculative sampling (arXiv 2211.17192): judge drafted tokens so that the output is distributed as the target's.
@@ -771,6 +789,27 @@ class Projector:
         Raises:
             InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.
         """
+def quantize_types() -> list[str]:
+    """What quantize() writes, smallest first."""
+
+def quantize(source: str, target: str, type: str, *, n_threads: int = 0, allow_requantize: bool = False, keep_output: bool = False, pure: bool = False, progress: Callable[[float], bool | None] | None = None) -> None:
+    """
+    Write a model file with its weights in another type. Use slipstream.native.quantize, which checks both files.
+
+    Args:
+        source: A .gguf file; of a split model its first part.
+        target: The file to write, another one; what a failure leaves of it is the caller's to remove.
+        type: One of quantize_types().
+        n_threads: 0 means the physical cores.
+        allow_requantize: Start from weights that are quantized already.
+        keep_output: Leave the output matrix as it is.
+        pure: Every matrix in that type, rather than a mix by layer.
+        progress: Called on this thread with 0 to 1; returning False cancels.
+
+    Raises:
+        InvalidRequestError: an unknown type.
+        ModelLoadError: the source cannot be quantized like that, or it was cancelled.
+    """
 
 def build_info() -> dict[str, Any]:
     """
