@@ -110,6 +110,61 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledRatio:
+    """How the pooled rates of two paired arms compare: the sum of what was done over the sum of seconds.
+
+    Attributes:
+        value: The one rate over the other.
+        low: Lower end of the 95 % interval; None below MIN_CLUSTERS pairs.
+        high: Upper end.
+        num_clusters: Pairs.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    num_clusters: int
+
+
+MIN_CLUSTERS = 5  # below this a bootstrap knows too few values to tell an interval
+
+
+def pooled_ratio(
+    numerators: Sequence[tuple[float, float]], denominators: Sequence[tuple[float, float]]
+) -> PooledRatio:
+    """Compare the pooled rates of two arms, pair by pair.
+
+    The interval is the percentile bootstrap over pairs, with a fixed seed. A pair is all that belongs together, such
+    as every repetition of a prompt: tokens of one text are no samples of their own.
+
+    Args:
+        numerators: (amount, seconds) per pair of the arm above the line.
+        denominators: Of the arm below.
+
+    Raises:
+        ValueError: the lengths differ, there are none, or an amount or time is not above 0.
+    """
+    if len(numerators) != len(denominators) or not numerators:
+        message = f"{len(numerators)} and {len(denominators)} figures cannot be paired"
+        raise ValueError(message)
+    if not all(x > 0 and math.isfinite(x) for pair in (*numerators, *denominators) for x in pair):
+        message = "an amount or a time is not above 0"
+        raise ValueError(message)
+    rows = [(*a, *b) for a, b in zip(numerators, denominators, strict=True)]
+
+    def ratio(sample: Sequence[tuple[float, ...]]) -> float:
+        amount, seconds, other_amount, other_s = (sum(column) for column in zip(*sample, strict=True))
+        return amount / seconds / (other_amount / other_s)
+
+    low = high = None
+    if len(rows) >= MIN_CLUSTERS:
+        random = Random(0)
+        ratios = sorted(ratio(random.choices(rows, k=len(rows))) for _ in range(_NUM_RESAMPLES))
+        low, high = ratios[int(0.025 * _NUM_RESAMPLES)], ratios[int(0.975 * _NUM_RESAMPLES)]
+    return PooledRatio(value=ratio(rows), low=low, high=high, num_clusters=len(rows))
+
+
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Return the value below which `share` of the samples lie, between two neighbours by straight line.
 

@@ -30,6 +30,7 @@ from slipstream.models.gguf import check_model_file
 from slipstream.models.projectors import check_projector_file, find_projector
 from slipstream.runtime.images import has_images
 from slipstream.runtime.prompts import ChosenFormat, PromptBuilder, Tokenizer, choose_format
+from slipstream.runtime.prompts import ChosenFormat, Prompt, PromptBuilder, Tokenizer, choose_format
 from slipstream.runtime.text_queries import TextQueries
 
 if TYPE_CHECKING:
@@ -197,6 +198,14 @@ class EngineHost:
     def tokenizer(self) -> Tokenizer:
         """The model's vocabulary; safe from any thread until `close`."""
         return self._runner
+
+    def prompt(self, spec: GenerationSpec) -> Prompt:
+        """Return what the prompt of a request comes to: token ids and stop strings. Any thread.
+
+        Raises:
+            InvalidRequestError: as `PromptBuilder.build`.
+        """
+        return self._builder.build(spec)
 
     def submit(self, spec: GenerationSpec, sink: Callable[[list[Event]], None]) -> None:
         """Start a request. Any thread, never blocks, never raises: what is wrong comes as RequestFailed.

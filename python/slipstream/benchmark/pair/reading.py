@@ -1,0 +1,174 @@
+"""Reads the texts with every model, and times their steps: the part of a run that needs no engine."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from slipstream.base.errors import ContextCreateError, DecodeError, ModelLoadError
+from slipstream.benchmark.pair import costs
+from slipstream.benchmark.pair.data import TARGET, Measured, ngram_reading
+from slipstream.benchmark.pair.plan import MAX_ROWS_DRAFTED
+from slipstream.benchmark.pair.scan import MAX_ROWS, DraftReader, read_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipstream.benchmark.pair.journal import Journal
+    from slipstream.benchmark.pair.live import Text
+    from slipstream.benchmark.pair.plan import PairSettings
+    from slipstream.benchmark.pair.run import PairRun
+    from slipstream.native import Context, Model
+
+_MAX_BATCH = 512
+
+
+def read_all(run: PairRun, journal: Journal, step: Callable[..., None]) -> None:
+    """Read every text that has not been read with each model, and time the models that have not been timed.
+
+    A draft model that fails is named and left out; the target must not fail.
+
+    Args:
+        run: Whose.
+        journal: Gets what is measured.
+        step: Called with what runs, and the expected seconds that are done.
+    """
+    from slipstream.native import Model
+
+    measured = run.measured
+    texts = [(t, text) for t, by_name in measured.texts.items() for text in by_name.values()]
+    if run.ngram:
+        _read_ngrams(texts, journal, run.settings.gammas)
+    if all(_is_done(journal, texts, name) for name in (TARGET, *run.drafts)):
+        return
+    longest = max(len(text.prompt) + len(text.output) for _, text in texts)
+    target = Model(run.target, repack=run.settings.repack)
+    with closing(target):
+        context = _context(target, run.settings, longest)
+        with closing(context):
+            _read_controls(context, texts, journal, run, step)
+            for name in run.drafts:
+                if not _is_done(journal, texts, name):
+                    step(f"{name}: reading")
+                    _read_draft(name, target, context, texts, journal, run, step)
+            if (("costs", TARGET)) not in journal:
+                timed = costs.measure(
+                    {TARGET: (context, _sizes(run.settings))}, target.n_vocab
+                )  # no draft model was there to be timed with it
+                journal.add(("costs", TARGET), timed[TARGET].to_json())
+
+
+def _is_done(journal: Journal, texts: list[tuple[float, Text]], name: str) -> bool:
+    if name == TARGET:
+        keys = [("control", str(t), text.name) for t, text in texts]
+    elif ("skipped", name) in journal:
+        return True
+    else:
+        keys = [("scan", name, str(t), text.name) for t, text in texts]
+    return ("costs", name) in journal and all(key in journal for key in keys)
+
+
+def _sizes(settings: PairSettings) -> list[int]:
+    return costs.sizes_of(settings.gammas, settings.batches, max(settings.batches) + MAX_ROWS_DRAFTED)
+
+
+def _context(model: Model, settings: PairSettings, longest: int) -> Context:
+    from slipstream.native import Context
+
+    most = max(_sizes(settings))
+    return Context(
+        model,
+        n_ctx=max(longest, costs.DEPTH + most) + 8,
+        n_batch=_MAX_BATCH,
+        n_outputs_max=max(MAX_ROWS, most),
+        n_threads=settings.threads,
+    )
+
+
+def _read_ngrams(
+    texts: list[tuple[float, Text]], journal: Journal, gammas: tuple[int, ...]
+) -> None:
+    from slipstream.native import NgramIndex
+
+    for temperature, text in texts:
+        key = ("ngram", str(temperature), text.name)
+        if key in journal:
+            continue
+        index = NgramIndex()
+        index.append(text.prompt)
+        proposals = []
+        for token in text.output:
+            proposals.append(index.propose(max(gammas))[1])
+            index.append([token])
+        reading = ngram_reading(proposals, text.output)
+        journal.add(key, {"runs": reading.runs, "offers": reading.offers})
+
+
+def _read_controls(
+    context: Context,
+    texts: list[tuple[float, Text]],
+    journal: Journal,
+    run: PairRun,
+    step: Callable[..., None],
+) -> None:
+    num_rows = max(run.settings.gammas) + 1
+    for temperature, text in texts:
+        key = ("control", str(temperature), text.name)
+        if key not in journal:
+            step(f"target again: {text.name}")
+            control = read_target(context, text.prompt, text.output, temperature, num_rows)
+            journal.add(key, asdict(control))
+            step(f"target again: {text.name}", run.scan_s)
+
+
+def _read_draft(
+    name: str,
+    target: Model,
+    target_context: Context,
+    texts: list[tuple[float, Text]],
+    journal: Journal,
+    run: PairRun,
+    step: Callable[..., None],
+) -> None:
+    from slipstream.native import Model, compare_vocabularies
+
+    controls = Measured.of(journal).controls
+    draft: Any = None
+    context: Any = None
+    try:
+        draft = Model(run.drafts[name], repack=run.settings.repack)
+        vocab_map = compare_vocabularies(target, draft)
+        spelled = max(
+            len(vocab_map.to_draft([*text.prompt, *text.output])) for _, text in texts
+        )
+        context = _context(draft, run.settings, spelled + 1)
+        context.share_threads(target_context)
+        reader = DraftReader(context, vocab_map)
+        for temperature, text in texts:
+            key = ("scan", name, str(temperature), text.name)
+            if key in journal:
+                continue
+            step(f"{name}: {text.name}")
+            distributions = controls[temperature, text.name].distributions
+            scan = reader.read(text.prompt, text.output, distributions, temperature)
+            journal.add(key, asdict(scan))
+            step(f"{name}: {text.name}", run.scan_s)
+        if ("costs", name) not in journal:
+            timed = costs.measure(
+                {
+                    TARGET: (target_context, _sizes(run.settings)),
+                    name: (context, sorted(set(run.settings.batches) | {1})),
+                },
+                min(target.n_vocab, draft.n_vocab),
+                lambda done, total: step(f"timing {name}: {done}/{total}"),
+            )
+            if ("costs", TARGET) not in journal:
+                journal.add(("costs", TARGET), timed[TARGET].to_json())
+            journal.add(("costs", name), timed[name].to_json())
+    except (ModelLoadError, ContextCreateError, DecodeError) as error:
+        journal.add(("skipped", name), str(error))
+    finally:
+        for part in (context, draft):
+            if part is not None:
+                part.close()
