@@ -28,7 +28,7 @@ DOORS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "prompt_toolkit": {"cli"},
-    "matplotlib": {"benchmark.serve.plot"},
+    "matplotlib": {"benchmark.pair.plots", "benchmark.serve.plot"},
     "mlx": {"engine.mlx_runner"},
     "llguidance": {"engine.grammar"},
     "huggingface_hub": {"models.hub"},

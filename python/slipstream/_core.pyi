@@ -583,6 +583,12 @@ class VocabMap:
         """Ids in both that are spelled differently."""
 
     @property
+    def leading_token(self) -> int:
+        """
+        What the draft model wants before a text that has no such token itself; -1 for nothing.
+        """
+
+    @property
     def differences(self) -> list[tuple[int, bytes, bytes]]:
         """
         The first of those: (id, spelling in the target, spelling in the draft model).

@@ -162,7 +162,7 @@ def compare_vocabularies(target: _core.Model, draft: _core.Model) -> VocabMap:
 def quantize(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    type: str,  # noqa: A002 - what llama.cpp and its users call it
+    type: str,
     *,
     threads: int = 0,
     allow_requantize: bool = False,

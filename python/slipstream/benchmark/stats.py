@@ -154,7 +154,9 @@ def pooled_ratio(
     rows = [(*a, *b) for a, b in zip(numerators, denominators, strict=True)]
 
     def ratio(sample: Sequence[tuple[float, ...]]) -> float:
-        amount, seconds, other_amount, other_s = (sum(column) for column in zip(*sample, strict=True))
+        amount, seconds, other_amount, other_s = (
+            math.fsum(column) for column in zip(*sample, strict=True)
+        )
         return amount / seconds / (other_amount / other_s)
 
     low = high = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slipstream.base.limits import MAX_BATCH_SIZE, MAX_THREADS
+from slipstream.cli.bench_pair import draft_candidates, pair
 from slipstream.cli.bench_serve import serve
 from slipstream.cli.progress import Progress
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(help="Measure how fast models run here.", no_args_is_help=True)
 bench_app.command()(serve)
+bench_app.command()(pair)
+bench_app.command("draft-candidates")(draft_candidates)
 
 
 @bench_app.callback()

@@ -6,18 +6,37 @@ import sys
 
 
 class Progress:
-    """Shows what is running and how far it is; a context manager."""
+    """Shows what is running and how far it is; a context manager.
+
+    Args:
+        with_time_left: The figures are seconds that are expected; tell the time left rather than count them.
+    """
+
+    def __init__(self, *, with_time_left: bool = False) -> None:
+        self._with_time_left = with_time_left
 
     def __enter__(self) -> Progress:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bar
+
+        columns = (
+            (TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+            if self._with_time_left
+            else (MofNCompleteColumn(), TimeElapsedColumn())
+        )
 
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            *columns,
             console=Console(stderr=True),
             disable=not sys.stderr.isatty(),
             transient=True,
@@ -32,3 +51,7 @@ class Progress:
     def update(self, title: str, done: int, total: int) -> None:
         """Show that `done` of `total` are done and what runs now."""
         self._bar.update(self._task, description=title, completed=done, total=total)
+
+    def tell(self, text: str) -> None:
+        """Print a line above the bar, on stderr, whether or not a terminal is watching."""
+        self._bar.console.print(text, markup=False, highlight=False)

@@ -62,7 +62,7 @@ def check_pair(target: str, draft: str) -> dict[str, Any]:
 
 
 def read_bytes(header: GgufHeader) -> int:
-    """Return the bytes of weights one token reads: all of them but the embedding table, unless it is the output, too."""
+    """Return the bytes of weights one token reads: all but the embedding table, unless that is the output, too."""
     tensors = header.tensors
     total = sum(tensor.size_bytes for tensor in tensors.values())
     embedding = tensors.get("token_embd.weight")
@@ -78,7 +78,9 @@ def warnings_of(headers: Sequence[GgufHeader], models: Sequence[Model]) -> list[
     ours, theirs = target.special_tokens, draft.special_tokens
     for role in _SPECIALS:
         if ours[role] != theirs[role]:
-            found.append(f"{role} is {ours[role]} in the target and {theirs[role]} in the draft model")
+            found.append(
+                f"{role} is {ours[role]} in the target and {theirs[role]} in the draft model"
+            )
     if target.add_bos != draft.add_bos:
         want, other = ("target", "draft model") if target.add_bos else ("draft model", "target")
         found.append(f"the {want} begins a text with BOS and the {other} does not")
@@ -90,7 +92,9 @@ def warnings_of(headers: Sequence[GgufHeader], models: Sequence[Model]) -> list[
             f"{headers[0].context_length}: it guesses badly beyond that"
         )
     if (target.chat_template() == "") != (draft.chat_template() == ""):
-        found.append("only one of the two has a chat template: a base model drafts badly for a chat")
+        found.append(
+            "only one of the two has a chat template: a base model drafts badly for a chat"
+        )
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slipstream.benchmark.pair.acceptance import Reading, model_reading, replay, runs_of
@@ -124,13 +124,14 @@ class Measured:
         """
         found: list[tuple[int, int]] = []
         for text in texts:
-            for reading in self._readings(candidate, text, temperature, cut):
+            for reading in self.readings(candidate, text, temperature, cut):
                 found += replay(reading, gamma, num_tokens)
         return found
 
-    def _readings(
-        self, candidate: str, text: Text, temperature: float, cut: float
+    def readings(
+        self, candidate: str, text: Text, temperature: float, cut: float = 0.0
     ) -> list[Reading]:
+        """Return a candidate's reading of a text; above temperature 0 several, of which each draws what is right."""
         if candidate == NGRAM:
             reading = self.ngrams.get((temperature, text.name))
             return [reading] if reading else []
@@ -166,8 +167,3 @@ def ngram_reading(proposals: Sequence[Sequence[int]], output: Sequence[int]) -> 
         matches = [a == b for a, b in zip(proposal, rest, strict=False)]
         runs.append(runs_of(matches)[0] if matches else 0)
     return Reading(tuple(runs), tuple(len(proposal) for proposal in proposals))
-
-
-def text_record(text: Text) -> dict[str, Any]:
-    """Return a text for the journal."""
-    return asdict(text)

@@ -1,4 +1,4 @@
-"""Whether drafts changed the output: token by token where there is no chance in it, by a two-sample test where there is.
+"""Whether drafts changed the output: token by token at temperature 0, by a two-sample test above it.
 
 Kernels may round differently with the rows of a step, so two tokens that are nearly tied can change places without
 any fault. How near is measured, not guessed: the target scores its own texts once more, several rows at a time and

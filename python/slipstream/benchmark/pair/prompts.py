@@ -73,7 +73,9 @@ def load_prompts(sources: Sequence[str], num_per_category: int | None) -> list[P
             kept.append(prompt)
     names = [prompt.name for prompt in kept]
     if twice := {name for name in names if names.count(name) > 1}:
-        message = f"prompts share a name: {', '.join(sorted(twice)[:5])}; give each an id of its own"
+        message = (
+            f"prompts share a name: {', '.join(sorted(twice)[:5])}; give each an id of its own"
+        )
         raise InvalidRequestError(message, param="prompts")
     return kept
 
@@ -170,7 +172,9 @@ def _text(value: Any) -> str:
 
 def _source(module: str) -> str:
     """Return the beginning of a module of Python's library, whole lines. The module is not run."""
-    path = Path(sysconfig.get_path("stdlib")) / f"{module}.py"  # some are frozen, and import tells no file
+    path = (
+        Path(sysconfig.get_path("stdlib")) / f"{module}.py"
+    )  # some are frozen, and import tells no file
     try:
         text = path.read_text("utf-8")[:_ATTACHED_CHARS]
     except OSError as error:

@@ -52,7 +52,7 @@ def read_all(run: PairRun, journal: Journal, step: Callable[..., None]) -> None:
                 if not _is_done(journal, texts, name):
                     step(f"{name}: reading")
                     _read_draft(name, target, context, texts, journal, run, step)
-            if (("costs", TARGET)) not in journal:
+            if ("costs", TARGET) not in journal:
                 timed = costs.measure(
                     {TARGET: (context, _sizes(run.settings))}, target.n_vocab
                 )  # no draft model was there to be timed with it
@@ -61,7 +61,7 @@ def read_all(run: PairRun, journal: Journal, step: Callable[..., None]) -> None:
 
 def _is_done(journal: Journal, texts: list[tuple[float, Text]], name: str) -> bool:
     if name == TARGET:
-        keys = [("control", str(t), text.name) for t, text in texts]
+        keys: list[tuple[str, ...]] = [("control", str(t), text.name) for t, text in texts]
     elif ("skipped", name) in journal:
         return True
     else:
@@ -70,7 +70,9 @@ def _is_done(journal: Journal, texts: list[tuple[float, Text]], name: str) -> bo
 
 
 def _sizes(settings: PairSettings) -> list[int]:
-    return costs.sizes_of(settings.gammas, settings.batches, max(settings.batches) + MAX_ROWS_DRAFTED)
+    return costs.sizes_of(
+        settings.gammas, settings.batches, max(settings.batches) + MAX_ROWS_DRAFTED
+    )
 
 
 def _context(model: Model, settings: PairSettings, longest: int) -> Context:
@@ -139,9 +141,7 @@ def _read_draft(
     try:
         draft = Model(run.drafts[name], repack=run.settings.repack)
         vocab_map = compare_vocabularies(target, draft)
-        spelled = max(
-            len(vocab_map.to_draft([*text.prompt, *text.output])) for _, text in texts
-        )
+        spelled = max(len(vocab_map.to_draft([*text.prompt, *text.output])) for _, text in texts)
         context = _context(draft, run.settings, spelled + 1)
         context.share_threads(target_context)
         reader = DraftReader(context, vocab_map)

@@ -1,4 +1,4 @@
-"""A pair benchmark from its beginning to its end: texts, scans, costs, live blocks. Everything measured is journalled."""
+"""A pair benchmark from beginning to end: texts, scans, costs, live blocks, everything measured journalled."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class PairRun:
             "kernels": build_info()["kernels"],
         }
 
-    def run(self, tell: Callable[[float, bool], None] = lambda _seconds, _is_rough: None) -> None:
+    def run(self, tell: Callable[[float], None] = lambda _seconds: None) -> None:
         """Measure what is missing.
 
         Args:
@@ -165,7 +165,7 @@ class PairRun:
 
     # --- the target's texts ---------------------------------------------------------------------------------------
 
-    def _write_texts(self, tell: Callable[[float, bool], None]) -> None:
+    def _write_texts(self, tell: Callable[[float], None]) -> None:
         settings = self.settings
         missing = [
             (temperature, index, prompt)
@@ -178,7 +178,7 @@ class PairRun:
         try:
             self._estimate.learn(host.stats().step_cost_curve)
             self._count_done()
-            tell(self._estimate.seconds_left, not self.measured.costs)
+            tell(self._estimate.seconds_left)
             for temperature, index, prompt in missing:
                 self._step(f"target: {prompt.name}")
                 self._write_text(host, temperature, index, prompt)
@@ -202,7 +202,10 @@ class PairRun:
             made = host.prompt(spec)
             room = host.info.max_sequence_length
             if len(made.token_ids) + settings.num_tokens > room:
-                why = f"{len(made.token_ids)} prompt and {settings.num_tokens} output tokens do not fit a context of {room}"
+                why = (
+                    f"{len(made.token_ids)} prompt and {settings.num_tokens} output tokens do not fit a context of "
+                    f"{room}"
+                )
                 self._journal.add(("skipped", prompt.name), why)
                 return
             text = live.Text(

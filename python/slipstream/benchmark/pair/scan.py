@@ -1,4 +1,4 @@
-"""Reads texts of the target with a model, teacher-forced, as prefill: what it would have said at every token of them."""
+"""Reads texts of the target with a model, teacher-forced, as prefill: what it would have said at every token."""
 
 from __future__ import annotations
 
@@ -168,9 +168,7 @@ class DraftReader:
             scan.seconds += seconds
             for row in logits:
                 place = len(scan.tokens)
-                self._take(
-                    scan, row, output[place], distributions[place : place + 1], temperature
-                )
+                self._take(scan, row, output[place], distributions[place : place + 1], temperature)
         return scan
 
     def _take(
@@ -224,10 +222,7 @@ def _read(
     while begin < len(ids):
         # The prompt in pieces as large as they go, then so many rows of the output at a time.
         end = min(begin + context.n_batch, len(ids))
-        if begin < wanted[0]:
-            end = min(end, wanted[0])
-        else:
-            end = min(end, begin + num_rows)
+        end = min(end, wanted[0] if begin < wanted[0] else begin + num_rows)
         outputs = is_output[begin:end]
         begin_s = clock()
         context.decode(ids[begin:end], None, None, outputs)

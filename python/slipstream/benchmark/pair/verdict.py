@@ -1,4 +1,4 @@
-"""From live blocks to advice: speed-ups with intervals beside the noise floor, what to use, and what would have to change."""
+"""From live blocks to advice: speed-ups beside the noise floor, what to use, and what would have to change."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slipstream.benchmark.pair.data import Block, Measured
-    from slipstream.benchmark.pair.predict import Predictor
     from slipstream.benchmark.pair.plan import PairSettings
+    from slipstream.benchmark.pair.predict import Predictor
 
 _LEAST_FLOOR = 0.02
 _ALPHA = 0.01  # of the two-sample test
@@ -206,19 +206,25 @@ def doubts(blocks: Sequence[Block]) -> list[str]:
         for run in runs:
             total = run["accepted"] + run["rejected"] + run["ignored"]
             if total != run["drafted"]:
-                found.append(f"{name}: {total} drafts were judged or ignored and {run['drafted']} verified")
+                found.append(
+                    f"{name}: {total} drafts were judged or ignored and {run['drafted']} verified"
+                )
                 break
         if blocks[0].batch == 1:
             for run in runs:
                 rounds = run["num_tokens"] - run["accepted"]
                 # A round whose accepted tail an end token or the limit cut off gave fewer tokens than it accepted.
                 longest = len(run["positions"])
-                if not -_ROUND_SLACK - longest <= run["num_steps"] - rounds <= _ROUND_SLACK + longest:
+                if (
+                    not -_ROUND_SLACK - longest
+                    <= run["num_steps"] - rounds
+                    <= _ROUND_SLACK + longest
+                ):
                     found.append(f"{name}: {run['num_steps']} steps for {rounds} rounds")
                     break
-        if name.startswith(("draft", "chain")) and not any(run["drafted"] for run in runs):
-            if not name.endswith("auto"):
-                found.append(f"{name}: the draft model drafted nothing")
+        is_fixed = name.startswith("draft") and not name.endswith("auto")
+        if is_fixed and not any(run["drafted"] for run in runs):
+            found.append(f"{name}: the draft model drafted nothing")
     return found
 
 

@@ -1,0 +1,274 @@
+"""Draws the plots of a pair report as SVG. Takes the report's values; matplotlib is the `plot` extra."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SIZE = (7.2, 3.6)
+_OURS = "#2563eb"
+_PALETTE = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2")
+
+
+def is_available() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def draw_all(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (title, SVG) of every plot the report has figures for. Needs matplotlib."""
+    found = []
+    for title, draw, is_there in (
+        ("Speed-up by draft length, one request at a time", _by_gamma, bool(report["scans"])),
+        ("Acceptance by position in the draft", _by_position, bool(report["scans"])),
+        ("Speed-up by category", _by_category, bool(report["live"] or report["scans"])),
+        ("Speed-up by requests at the same time", _by_batch, _has_batches(report)),
+        ("Predicted and measured", _predicted, bool(report["live"])),
+        ("What verifying n rows costs, in plain steps", _verify, bool(report["costs"])),
+        (
+            "Confidence of the draft model and how often it is right",
+            _calibration,
+            _has_models(report),
+        ),
+        ("Where the time goes", _time_split, bool(report["live"])),
+    ):
+        if is_there:
+            found.append((title, _svg(draw, report, height=_height(draw, report))))
+    return found
+
+
+def _height(draw: Callable[..., None], report: dict[str, Any]) -> float:
+    rows = len(_categories(report)) if draw is _by_category else 0
+    return max(_SIZE[1], 0.55 * rows + 1)
+
+
+def _svg(draw: Callable[..., None], report: dict[str, Any], height: float) -> str:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure  # not pyplot: no display, no global state
+
+    # Text stays text, so that it can be searched and takes little room; a fixed salt gives the same file each time.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "slipstream", "font.size": 9}):
+        figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(visible=True, alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(axes, report)
+        drawing = io.StringIO()
+        figure.savefig(drawing, format="svg", metadata={"Date": None}, transparent=True)
+    _, tag, rest = drawing.getvalue().partition("<svg")
+    return tag + rest
+
+
+def _names(report: dict[str, Any]) -> list[str]:
+    return list(report["candidates"])
+
+
+def _color(report: dict[str, Any], candidate: str) -> str:
+    return _PALETTE[_names(report).index(candidate) % len(_PALETTE)]
+
+
+def _label(entry: dict[str, Any], report: dict[str, Any]) -> str:
+    many = len(report["settings"]["temperatures"]) > 1
+    return f"{entry['candidate']}, T={entry['temperature']:g}" if many else f"{entry['candidate']}"
+
+
+def _style(entry: dict[str, Any], report: dict[str, Any]) -> str:
+    place: int = list(report["settings"]["temperatures"]).index(entry["temperature"])
+    return ("-", "--", ":", "-.")[place % 4]
+
+
+def _error(ratio: dict[str, Any]) -> Any:
+    """Return the lengths of an error bar, None where there is no interval."""
+    if ratio["low"] is None:
+        return None
+    return [[ratio["value"] - ratio["low"]], [ratio["high"] - ratio["value"]]]
+
+
+def _points(axes: Any, x: float, ratio: dict[str, Any], color: str, marker: str = "o") -> None:
+    axes.errorbar([x], [ratio["value"]], yerr=_error(ratio), fmt=marker, color=color, capsize=3)
+
+
+def _by_gamma(axes: Any, report: dict[str, Any]) -> None:
+    for scan in report["scans"]:
+        points = [(0, 1.0), *((p["gamma"], p["speedup"]) for p in scan["by_gamma"])]
+        color = _color(report, scan["candidate"])
+        axes.plot(
+            *zip(*points, strict=True), _style(scan, report), color=color,
+            label=f"{_label(scan, report)}, predicted",
+        )  # fmt: skip
+    for live in report["live"]:
+        if live["batch"] != 1:
+            continue
+        for arm in live["arms"]:
+            kind, _, length = arm["name"].partition(" ")
+            if length.isdigit():
+                name = "ngram" if kind == "ngram" else live["candidate"]
+                _points(axes, int(length), arm["speedup"], _color(report, name))
+    axes.axhline(1, color="gray", linewidth=1)
+    axes.set_xlabel("drafts per step (points: measured, 95 % interval)")
+    axes.set_ylabel("times as fast")
+    axes.legend(frameon=False)
+
+
+def _by_position(axes: Any, report: dict[str, Any]) -> None:
+    for scan in report["scans"]:
+        longest = scan["by_gamma"][-1]
+        places = [(i, b / a, a) for i, (a, b) in enumerate(longest["positions"], 1) if a]
+        if not places:
+            continue
+        x, rates, judged = zip(*places, strict=True)
+        color = _color(report, scan["candidate"])
+        axes.plot(x, rates, "o" + _style(scan, report), color=color, label=_label(scan, report))
+        for place, rate, num in places:
+            axes.annotate(
+                f"{num}", (place, rate), xytext=(0, 6), textcoords="offset points",
+                ha="center", fontsize=7, color=color,
+            )  # fmt: skip
+        del x, rates, judged
+    axes.set_xlabel("position (numbers: drafts judged there)")
+    axes.set_ylabel("accepted of judged")
+    axes.set_ylim(0, 1.1)
+    axes.legend(frameon=False)
+
+
+def _categories(report: dict[str, Any]) -> list[str]:
+    return list(report["prompts"]["by_category"])
+
+
+def _by_category(axes: Any, report: dict[str, Any]) -> None:
+    categories = _categories(report)
+    lives = [live for live in report["live"] if live["batch"] == 1][:1]
+    if lives:
+        (live,) = lives
+        names = [arm["name"] for arm in live["arms"]]
+        for number, name in enumerate(names):
+            color = _PALETTE[number % len(_PALETTE)]
+            for row, category in enumerate(categories):
+                arms = live["by_category"].get(category, {}).get("arms", {})
+                if name in arms:
+                    offset = (number - len(names) / 2) * 0.11
+                    axes.errorbar(
+                        [arms[name]["value"]], [row + offset], xerr=_error(arms[name]), fmt="o",
+                        markersize=4, color=color, capsize=2, label=name if row == 0 else None,
+                    )  # fmt: skip
+        axes.set_xlabel(f"times as fast, measured, {live['candidate']}")
+    else:
+        for scan in report["scans"]:
+            values = [scan["by_category"].get(category) for category in categories]
+            points = [(v["speedup"], row) for row, v in enumerate(values) if v]
+            color = _color(report, scan["candidate"])
+            axes.plot(*zip(*points, strict=True), "o", color=color, label=_label(scan, report))
+        axes.set_xlabel("times as fast, predicted, with the best draft length of each")
+    axes.axvline(1, color="gray", linewidth=1)
+    axes.set_yticks(range(len(categories)), [c.replace("_", " ") for c in categories])
+    axes.invert_yaxis()
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _has_batches(report: dict[str, Any]) -> bool:
+    return len(report["settings"]["batches"]) > 1 and bool(report["scans"])
+
+
+def _by_batch(axes: Any, report: dict[str, Any]) -> None:
+    for scan in report["scans"]:
+        points = [(int(b), p["speedup"]) for b, p in scan["best_by_batch"].items() if p]
+        color = _color(report, scan["candidate"])
+        axes.plot(
+            *zip(*points, strict=True), _style(scan, report), color=color,
+            label=f"{_label(scan, report)}, predicted",
+        )  # fmt: skip
+    for live in report["live"]:
+        for arm in live["arms"]:
+            kind = arm["name"].partition(" ")[0]
+            name = "ngram" if kind == "ngram" else live["candidate"]
+            marker = {"ngram": "s", "chain": "^"}.get(kind, "o")
+            _points(axes, live["batch"], arm["speedup"], _color(report, name), marker)
+    axes.axhline(1, color="gray", linewidth=1)
+    axes.set_xlabel(
+        "requests at the same time (circle: draft model, square: n-gram, triangle: both)"
+    )
+    axes.set_ylabel("times as fast")
+    axes.legend(frameon=False)
+
+
+def _predicted(axes: Any, report: dict[str, Any]) -> None:
+    values = [1.0]
+    for live in report["live"]:
+        for arm in live["arms"]:
+            if arm["predicted"] is None:
+                continue
+            name = "ngram" if arm["name"].startswith("ngram") else live["candidate"]
+            axes.errorbar(
+                [arm["predicted"]], [arm["speedup"]["value"]], yerr=_error(arm["speedup"]),
+                fmt="o", color=_color(report, name), capsize=3,
+            )  # fmt: skip
+            axes.annotate(
+                arm["name"], (arm["predicted"], arm["speedup"]["value"]), xytext=(6, -3),
+                textcoords="offset points", fontsize=7,
+            )  # fmt: skip
+            values += [arm["predicted"], arm["speedup"]["value"]]
+    ends = [min(values) * 0.95, max(values) * 1.05]
+    axes.plot(ends, ends, color="gray", linewidth=1)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("measured")
+
+
+def _verify(axes: Any, report: dict[str, Any]) -> None:
+    points = [(int(n), v) for n, v in report["costs"]["verify"].items()]
+    axes.plot(*zip(*points, strict=True), "o-", color=_OURS, label="measured")
+    last = points[-1][0]
+    axes.plot([1, last], [1, last], ":", color="gray", label="n single steps")
+    axes.set_ylim(0, max(v for _, v in points) * 1.15)
+    axes.set_xlabel("rows")
+    axes.set_ylabel("V(n)")
+    axes.legend(frameon=False)
+
+
+def _has_models(report: dict[str, Any]) -> bool:
+    return any(scan.get("calibration") for scan in report["scans"])
+
+
+def _calibration(axes: Any, report: dict[str, Any]) -> None:
+    axes.plot([0, 1], [0, 1], ":", color="gray")
+    for scan in report["scans"]:
+        if bins := scan.get("calibration"):
+            x = [(b["from"] + b["to"]) / 2 for b in bins]
+            color = _color(report, scan["candidate"])
+            axes.plot(
+                x, [b["right"] for b in bins], "o" + _style(scan, report), color=color,
+                label=_label(scan, report),
+            )  # fmt: skip
+    axes.set_xlabel("probability the draft model gives its token")
+    axes.set_ylabel("is the target's token")
+    axes.legend(frameon=False)
+
+
+def _time_split(axes: Any, report: dict[str, Any]) -> None:
+    rows = [
+        (
+            f"{live['candidate']}: {arm['name']}"
+            + (f", batch {live['batch']}" if live["batch"] > 1 else ""),
+            arm,
+        )
+        for live in report["live"]
+        for arm in live["arms"]
+    ]
+    for row, (_, arm) in enumerate(rows):
+        axes.barh(
+            row, arm["draft_share"], color=_PALETTE[1], label="draft model" if not row else None
+        )
+        axes.barh(
+            row, 1 - arm["draft_share"], left=arm["draft_share"], color=_PALETTE[0], alpha=0.5,
+            label="target, sampling and the rest" if not row else None,
+        )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the time")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

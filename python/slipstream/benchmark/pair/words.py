@@ -1,0 +1,210 @@
+"""A pair report in words and table cells, for the terminal and the page alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LIVE_HEAD = (
+    "arm", "times as fast", "verdict", "predicted", "tok/s", "accepted of judged", "drafted", "accepted",
+    "rejected", "ignored", "slower on", "draft time", "J/token",
+)  # fmt: skip
+SCAN_HEAD = (
+    "candidate", "temperature", "best length", "times as fast", "accepted of judged", "tokens per step",
+    "c", "break-even acceptance", "with probability cut",
+)  # fmt: skip
+MODEL_HEAD = ("model", "file", "size", "weights", "shared tokens", "bytes read beside target")
+_NONE = "-"
+
+
+def ratio(value: dict[str, Any]) -> str:
+    """Return a ratio with its 95 % interval where there is one."""
+    if value["low"] is None:
+        return f"{value['value']:.2f}"
+    return f"{value['value']:.2f} ({value['low']:.2f} … {value['high']:.2f})"
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.0%}"
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return _NONE if value is None else format(value, form)
+
+
+def origin(report: dict[str, Any]) -> str:
+    """Return where and when a report comes from."""
+    machine, settings = report["machine"], report["settings"]
+    num_prompts = sum(report["prompts"]["by_category"].values())
+    return (
+        f"{machine['cpu']}, {machine['physical_cores']} cores, {report['time'][:10]}, "
+        f"slipstream {report['slipstream']} ({report['commit'] or 'no checkout'}); {num_prompts} prompts "
+        f"({report['prompts']['digest']}), up to {settings['num_tokens']} tokens"
+    )
+
+
+def advice(live: dict[str, Any]) -> list[str]:
+    """Return what to do, why, and what would have to change."""
+    found = live["advice"]
+    if found["use"]:
+        how = f"Use {setting(found['use'])}: {found['why']}."
+    else:
+        how = f"Do not use this draft: {found['why']}."
+        if live["candidate"] == "ngram":
+            how = f"Leave n-gram drafts off: {found['why']}."
+    lines = [how]
+    most = found["most"]
+    alpha, needed = found["alpha"], found["break_even_alpha"]
+    if needed is None:
+        lines.append(
+            f"Not even perfect drafts would pay: c = {found['c']:.2f} and V leave {most['speedup']:.2f} times at best."
+        )
+    elif alpha is not None:
+        lines.append(
+            f"{alpha:.0%} of the judged drafts were right; by the measured costs drafts pay from {needed:.0%} on, and "
+            f"perfect ones would be {most['speedup']:.2f} times as fast ({most['gamma']} a step)."
+        )
+    if not found["use"] and alpha is not None:
+        lines.append(_changes(found))
+    return lines
+
+
+def _changes(found: dict[str, Any]) -> str:
+    """Say what c and V would have to be, everything else as it is."""
+    parts = []
+    if found["c"] > 0:
+        limit = found["break_even_c"]
+        parts.append(
+            "no draft model is cheap enough at this acceptance"
+            if limit is None
+            else f"a draft token may cost {limit:.2f} plain steps (it costs {found['c']:.2f})"
+        )
+    rows = found["break_even_rows"]
+    if rows is None:
+        parts.append("no verification is cheap enough")
+    else:
+        parts.append(
+            f"verifying {rows['num_rows']} rows may cost {rows['limit']:.2f} plain steps "
+            f"(it costs {rows['measured']:.2f})"
+        )
+    if found["break_even_alpha"] is not None:
+        parts.append(f"acceptance has to be above {found['break_even_alpha']:.0%}")
+    return "For it to pay by these costs, one of: " + "; ".join(parts) + "."
+
+
+def setting(arm: str) -> str:
+    """Return how an arm is asked for."""
+    kind, _, length = arm.partition(" ")
+    source = {"draft": "draft", "ngram": "ngram", "chain": "auto"}[kind]
+    if length.isdigit():
+        return f"{arm} (Speculation(source={source!r}, num_tokens={length}))"
+    return f"{arm} (--speculation {source})"
+
+
+def live_rows(live: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield the cells of LIVE_HEAD."""
+    yield ["off", "1.00", "", "", f"{live['baseline_tokens_per_s']:.1f}", *([""] * 8)]
+    aa = live["noise_floor"]["ratio"]
+    yield ["off again", ratio(aa), f"noise floor ±{live['noise_floor']['floor']:.0%}", *([""] * 10)]
+    for arm in live["arms"]:
+        yield [
+            arm["name"],
+            ratio(arm["speedup"]),
+            arm["verdict"],
+            _number(arm["predicted"]),
+            f"{arm['tokens_per_s']:.1f}",
+            _share(arm["alpha"]),
+            f"{arm['drafted']}",
+            f"{arm['accepted']}",
+            f"{arm['rejected']}",
+            f"{arm['ignored']}",
+            _share(arm["slower_share"]),
+            _share(arm["draft_share"]),
+            _number(arm["joules_per_token"]),
+        ]
+
+
+def notes(live: dict[str, Any]) -> list[str]:
+    """Return what has to be known beside the table."""
+    found = [f"{live['num_blocks']} blocks, each with all arms in turns."]
+    if live["noise_floor"]["ratio"]["low"] is None:
+        found.append("Fewer than 5 blocks: no intervals.")
+    found += [f"Doubt: {doubt}." for doubt in live["doubts"]]
+    found += [f"Failed: {names}: {why}" for names, why in live["failed"].items()]
+    return found
+
+
+def scan_rows(report: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield the cells of SCAN_HEAD."""
+    for scan in report["scans"]:
+        best, cut = scan["best"], scan["best_with_cut"]
+        yield [
+            scan["candidate"],
+            f"{scan['temperature']:g}",
+            str(best["gamma"]),
+            f"{best['speedup']:.2f}",
+            _share(best["alpha"]),
+            f"{best['tau']:.2f}",
+            f"{scan['break_even']['c']:.2f}",
+            _share(scan["break_even"]["break_even_alpha"]),
+            f"{cut['gamma']} drafts, p ≥ {cut['cut']:g}: {cut['speedup']:.2f}" if cut else _NONE,
+        ]
+
+
+def costs(report: dict[str, Any]) -> str:
+    """Return the measured costs of steps in a sentence."""
+    found = report["costs"]
+    rows = ", ".join(
+        f"V({n}) = {v:.2f}" for n, v in found["verify"].items() if int(n) in (2, 4, 8, 16, 32)
+    )
+    return (
+        f"A plain step takes {found['step_s'] * 1e3:.1f} ms in the model, and the engine adds {found['overhead']:.0%}. "
+        f"In plain steps: {rows}."
+    )
+
+
+def lossless(live: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each arm."""
+    found = live["losslessness"]
+    for name, arm in found["arms"].items():
+        same = f"{name}: {arm['num_identical']} of {arm['num_outputs']} outputs are the target's token for token"
+        if "p" in arm:
+            tail = "" if arm["p"] is None else f"; two-sample test p = {arm['p']:.3f}"
+            yield same + tail
+            continue
+        parts = [same]
+        if arm["num_ties"]:
+            parts.append(f"{arm['num_ties']} part at a tie")
+        for d in arm["defects"]:
+            parts.append(f"DEFECT: {d['prompt']} at token {d['token']}, gap {d['gap']:.3f}")
+        yield "; ".join(parts)
+    noise = found["noise"]
+    yield (
+        f"A tie is a gap of up to {noise['limit']:.4f} between the two best logits: twice the largest change, "
+        f"{noise['largest']:.4f}, that the target shows without drafts at {noise['num_positions']} positions when it "
+        "computes several rows at a time"
+    )
+
+
+def model_rows(report: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield the cells of MODEL_HEAD."""
+    models = {"target": report["target"], **report["candidates"]}
+    for name, found in models.items():
+        if "file" not in found:
+            continue
+        total = sum(found["weight_bytes"].values())
+        weights = ", ".join(
+            f"{t} {size / total:.0%}" for t, size in list(found["weight_bytes"].items())[:3]
+        )
+        pair = found.get("pair")
+        shared = f"{pair['num_shared']} of {pair['num_draft_tokens']}" if pair else ""
+        yield [
+            name,
+            found["file"],
+            f"{found['size_bytes'] / 1e6:.0f} MB",
+            weights,
+            shared,
+            f"{pair['cost_ratio']:.0%}" if pair else "",
+        ]
