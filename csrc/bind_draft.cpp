@@ -81,8 +81,9 @@ void bind_draft(nb::module_ & m) {
         .def_prop_ro("n_draft", &VocabMap::n_draft, "Tokens of the draft model.")
         .def_prop_ro("n_shared", &VocabMap::n_shared, "Draft tokens that have an equal in the target.")
         .def_prop_ro("n_different", &VocabMap::n_different, "Ids in both that are spelled differently.")
-        .def_prop_ro("leading_token", &VocabMap::leading_token,
-                     "What the draft model wants before a text that has no such token itself; -1 for nothing.")
+        .def_prop_ro(
+            "leading_token", &VocabMap::leading_token,
+            "What the draft model wants before a text that has no such token itself; -1 for nothing.")
         .def_prop_ro(
             "differences",
             [](const VocabMap & self) {
