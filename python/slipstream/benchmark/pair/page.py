@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 FILE = "report.html"
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--dim:#777}
-body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid var(--line)}
-table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}
-td,th{padding:.2rem .7rem;border-bottom:1px solid var(--line);text-align:right}
+table{display:block;overflow-x:auto;border-collapse:collapse;white-space:nowrap;margin:.6rem 0;
+font-variant-numeric:tabular-nums}
+td,th{padding:.2rem .55rem;border-bottom:1px solid var(--line);text-align:right}
 td:first-child,th:first-child{text-align:left}
 .advice{border:1px solid var(--line);border-left:6px solid #2563eb;border-radius:6px;padding:.6rem 1rem;margin:1rem 0}
 .no{border-left-color:#dc2626}.dim{color:var(--dim)}

@@ -17,6 +17,7 @@ SCAN_HEAD = (
 )  # fmt: skip
 MODEL_HEAD = ("model", "file", "size", "weights", "shared tokens", "bytes read beside target")
 _NONE = "-"
+_BUSY = 0.1  # of the noise floor
 
 
 def ratio(value: dict[str, Any]) -> str:
@@ -131,6 +132,12 @@ def notes(live: dict[str, Any]) -> list[str]:
     found = [f"{live['num_blocks']} blocks, each with all arms in turns."]
     if live["noise_floor"]["ratio"]["low"] is None:
         found.append("Fewer than 5 blocks: no intervals.")
+    floor = live["noise_floor"]["floor"]
+    if floor > _BUSY:
+        found.append(
+            f"Doubt: two equal arms differ by up to {floor:.0%}, so the machine was busy; only larger gains can be "
+            "seen, and costs timed meanwhile are rough. Measure again on a quiet machine, or with more --blocks."
+        )
     found += [f"Doubt: {doubt}." for doubt in live["doubts"]]
     found += [f"Failed: {names}: {why}" for names, why in live["failed"].items()]
     return found

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slipstream.benchmark.pair import verdict
+from slipstream.benchmark.pair import verdict, words
 from slipstream.benchmark.pair.data import Block, Measured
 from slipstream.benchmark.pair.live import Text
 from slipstream.benchmark.pair.lossless import compare, noise_of, two_sample_p
@@ -61,6 +61,16 @@ def test_passes_through_the_same_prompt_are_one_cluster():
     blocks = [block("same", draft_2=right(0.5)) for _ in range(8)]
     (found,) = verdict.arm_figures(blocks, 0.02)
     assert found.speedup.num_clusters == 1
+
+
+def test_a_busy_machine_is_told():
+    live = {
+        "num_blocks": 9, "doubts": [], "failed": {},
+        "noise_floor": {"ratio": {"value": 0.7, "low": 0.6, "high": 0.9}, "floor": 0.4},
+    }  # fmt: skip
+    assert any("busy" in note for note in words.notes(live))
+    live["noise_floor"]["floor"] = 0.02
+    assert not any("busy" in note for note in words.notes(live))
 
 
 def test_an_interval_that_reaches_below_one_is_no_gain():
