@@ -118,6 +118,13 @@ def test_every_session_tells_its_noise_its_arms_and_its_advice(report: dict[str,
     assert report["peak_memory_bytes"].keys() == {"twin", "other"}
 
 
+def test_one_setting_is_recommended_for_each_load(report: dict[str, Any]) -> None:
+    loads = [(found["temperature"], found["batch"]) for found in report["recommendation"]]
+    assert loads == [(0.0, 1), (0.0, 2), (1.0, 1), (1.0, 2)]
+    for found in report["recommendation"]:
+        assert (found["use"] is None) == (found["speedup"] == 1.0)
+
+
 def test_the_page_needs_nothing_else_and_escapes_what_models_say(report: dict[str, Any]) -> None:
     report = json.loads(json.dumps(report))
     report["samples"][0]["tokens"] = [["<script>alert(1)</script>", "accepted"]]

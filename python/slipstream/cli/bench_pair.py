@@ -240,6 +240,8 @@ def _print(report: dict[str, Any]) -> None:
         say("by category: " + ", ".join(f"{c} {use}" for c, use in uses.items()))
         for line in words.advice(live):
             say(line)
+    for line in words.recommendation(report):
+        say(line)
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -59,8 +59,8 @@ def make_page(report: dict[str, Any]) -> str:
     ]
     if not report["is_complete"]:
         parts.append("<p><b>The run was interrupted; this is what it had found by then.</b></p>")
-    for live in report["live"]:
-        parts.append(_advice(live))
+    parts += [f"<p><b>{escape(line)}</b></p>" for line in words.recommendation(report)]
+    parts += [_advice(live) for live in report["live"]]
     if not report["live"]:
         parts.append("<p>Nothing was run live; what follows is predicted.</p>")
     parts += ["<h2>Measured</h2>", *(_live(live) for live in report["live"])]

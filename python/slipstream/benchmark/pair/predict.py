@@ -96,7 +96,11 @@ class Predictor:
         found = count(rounds)
         c, o = self.draft(candidate, batch), self.overhead
         if batch == 1:
-            cost = sum(offered * c + self.verify(1 + offered) + o for offered, _ in rounds)
+            cost = sum(
+                # A cut is found out by computing the token that falls below it.
+                (offered + (cut > 0 and offered < gamma)) * c + self.verify(1 + offered) + o
+                for offered, _ in rounds
+            )
         else:
             offered = found.drafted / found.num_rounds
             cost = found.num_rounds * (offered * c + self.verify(batch * (1 + offered)) + o)

@@ -57,6 +57,7 @@ def make_report(run: PairRun, *, is_complete: bool) -> dict[str, Any]:
         "costs": None,
         "scans": [],
         "live": [],
+        "recommendation": [],
         "samples": [],
     }
     if TARGET not in measured.costs:
@@ -69,6 +70,7 @@ def make_report(run: PairRun, *, is_complete: bool) -> dict[str, Any]:
             if measured.is_read(name, temperature):
                 report["scans"].append(_scan(run, predictor, name, temperature))
         report["live"] += _live(run, predictor, temperature)
+    report["recommendation"] = _recommendation(report["live"])
     report["samples"] = _samples(run, predictor, names)
     return report
 
@@ -237,6 +239,31 @@ def _live(run: PairRun, predictor: Predictor, temperature: float) -> list[dict[s
                     ),
                 }
             )
+    return found
+
+
+def _recommendation(lives: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the fastest setting of all sessions for each temperature and batch; `use` is None where none is faster."""
+    found = []
+    for key in dict.fromkeys((live["temperature"], live["batch"]) for live in lives):
+        ways = [
+            (arm["speedup"]["value"], live["candidate"], arm["name"])
+            for live in lives
+            if (live["temperature"], live["batch"]) == key
+            for arm in live["arms"]
+            if arm["verdict"] == verdict.FASTER
+            and live["losslessness"]["arms"][arm["name"]]["is_lossless"]
+        ]
+        value, candidate, name = max(ways, default=(1.0, None, None))
+        found.append(
+            {
+                "temperature": key[0],
+                "batch": key[1],
+                "candidate": candidate,
+                "use": name,
+                "speedup": value,
+            }
+        )
     return found
 
 

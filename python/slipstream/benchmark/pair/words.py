@@ -46,6 +46,19 @@ def origin(report: dict[str, Any]) -> str:
     )
 
 
+def recommendation(report: dict[str, Any]) -> Iterator[str]:
+    """Yield the setting to use for each temperature and number of requests."""
+    for found in report["recommendation"]:
+        load = f"Temperature {found['temperature']:g}, {found['batch']} at a time"
+        if found["use"] is None:
+            yield f"{load}: no drafts; nothing measured is faster."
+        else:
+            model = (
+                "" if found["use"].startswith("ngram") else f", draft model {found['candidate']}"
+            )
+            yield f"{load}: {setting(found['use'])}{model}, {found['speedup']:.2f} times as fast."
+
+
 def advice(live: dict[str, Any]) -> list[str]:
     """Return what to do, why, and what would have to change."""
     found = live["advice"]
