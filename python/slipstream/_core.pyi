@@ -795,6 +795,7 @@ class Projector:
         Raises:
             InvalidBatchError, NoKVSlotError, DecodeAborted, ComputeError: as Context.decode.
         """
+
 def quantize_types() -> list[str]:
     """What quantize() writes, smallest first."""
 

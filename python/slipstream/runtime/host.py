@@ -29,7 +29,6 @@ from slipstream.engine.runner import ModelRunner
 from slipstream.models.gguf import check_model_file
 from slipstream.models.projectors import check_projector_file, find_projector
 from slipstream.runtime.images import has_images
-from slipstream.runtime.prompts import ChosenFormat, PromptBuilder, Tokenizer, choose_format
 from slipstream.runtime.prompts import ChosenFormat, Prompt, PromptBuilder, Tokenizer, choose_format
 from slipstream.runtime.text_queries import TextQueries
 
