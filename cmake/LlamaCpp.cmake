@@ -52,6 +52,10 @@ set_property(
          ggml_tiled_wdata_size=upstream_tiled_wdata_size
          ggml_compute_forward_mul_mat_tiled=upstream_mul_mat_tiled
          ggml_compute_forward_mul_mat_id_tiled=upstream_mul_mat_id_tiled)
+set_property(
+  SOURCE ${LLAMA_DIR}/ggml/src/ggml-cpu/ops.cpp
+  DIRECTORY ${LLAMA_DIR}/ggml/src
+  APPEND PROPERTY COMPILE_DEFINITIONS ggml_compute_forward_flash_attn_ext=upstream_flash_attn_ext)
 target_sources(ggml-cpu PRIVATE ${PROJECT_SOURCE_DIR}/csrc/kernels/seam.cpp ${PROJECT_SOURCE_DIR}/csrc/kernels/qmatmul.cpp)
 
 if(SLIPSTREAM_NATIVE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

@@ -12,8 +12,8 @@ inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
 // 256 columns of a panel. Step k of block b holds columns 32 b + 4 k … + 3 of every row.
 struct alignas(64) Panel {
     uint8_t q[8][8][kPanelRows * 4];
-    float scale[16][kPanelRows]; // by block of 32, or of 16
-    float minimum[8][kPanelRows];
+    float scale[16][kPanelRows];   // by block of 32, or of 16
+    float minimum[16][kPanelRows]; // as many as scales
 };
 
 constexpr int kHalf = 8; // rows decoded together: the 32-bit lanes of a 256-bit vector
@@ -139,13 +139,17 @@ using Q4_1 = Legacy<block_q4_1, 4, true>;
 using Q5_0 = Legacy<block_q5_0, 5, false>;
 using Q5_1 = Legacy<block_q5_1, 5, true>;
 
+inline __m256i iq4_values() {
+    return place_sign(_mm256_broadcastsi128_si256(
+        _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)));
+}
+
 struct IQ4_NL {
     using Block = block_iq4_nl;
     static constexpr int bits = 8, offset_log2 = kByteOffsetLog2, sub_block = 32, columns = 32;
     static constexpr bool has_minimum = false;
     static void decode(const Rows & rows, int half, int b, Panel & panel) {
-        const __m256i values = place_sign(_mm256_broadcastsi128_si256(
-            _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)));
+        const __m256i values = iq4_values();
         __m256i v[4];
         transpose16(rows, offsetof(Block, qs), v);
         for (int k = 0; k < 4; k++) {
@@ -155,6 +159,18 @@ struct IQ4_NL {
         _mm256_store_ps(&panel.scale[b][half * kHalf], halves(rows, offsetof(Block, d)));
     }
 };
+
+// d times the four signed bytes of each lane: the numbers of four blocks.
+inline void put_numbers(__m256i bytes, __m256 d, int half, float (*out)[kPanelRows]) {
+    for (int i = 0; i < 4; i++) {
+        const __m256i number = _mm256_srai_epi32(_mm256_slli_epi32(bytes, 24 - 8 * i), 24);
+        _mm256_store_ps(&out[i][half * kHalf], _mm256_mul_ps(d, _mm256_cvtepi32_ps(number)));
+    }
+}
+
+inline __m256 negated_halves(__m256 v) {
+    return _mm256_xor_ps(v, _mm256_set1_ps(-0.0f));
+}
 
 // Q4_K and Q5_K: 8 blocks of 32, each with a 6-bit scale and a 6-bit minimum.
 template <typename B, int n_bits>
@@ -189,8 +205,7 @@ struct SuperBlock {
         __m256i head[4];
         transpose16(rows, 0, head);
         const __m256 d = low_halves(head[0]);
-        const __m256 minus_d_min =
-            _mm256_xor_ps(low_halves(_mm256_srli_epi32(head[0], 16)), _mm256_set1_ps(-0.0f));
+        const __m256 minus_d_min = negated_halves(low_halves(_mm256_srli_epi32(head[0], 16)));
         const __m256i six = _mm256_set1_epi8(0x3f), upper = _mm256_set1_epi8(0x30);
         const auto second = [&](__m256i nibbles, __m256i first) {
             return _mm256_or_si256(nibbles, _mm256_and_si256(_mm256_srli_epi32(first, 2), upper));
@@ -199,12 +214,6 @@ struct SuperBlock {
         put_numbers(second(low_nibbles(head[3]), head[1]), d, half, panel.scale + 4);
         put_numbers(_mm256_and_si256(head[2], six), minus_d_min, half, panel.minimum);
         put_numbers(second(high_nibbles(head[3]), head[2]), minus_d_min, half, panel.minimum + 4);
-    }
-    static void put_numbers(__m256i bytes, __m256 d, int half, float (*out)[kPanelRows]) {
-        for (int i = 0; i < 4; i++) {
-            const __m256i number = _mm256_and_si256(_mm256_srli_epi32(bytes, 8 * i), _mm256_set1_epi32(0xff));
-            _mm256_store_ps(&out[i][half * kHalf], _mm256_mul_ps(d, _mm256_cvtepi32_ps(number)));
-        }
     }
 };
 using Q4_K = SuperBlock<block_q4_K, 4>;
@@ -216,17 +225,17 @@ struct Q6_K {
     static constexpr bool has_minimum = false;
     static void decode(const Rows & rows, int half, int, Panel & panel) {
         decode_scales(rows, half, panel);
-        const __m256i two_bits = _mm256_set1_epi8(0x30);
+        const __m256i upper = _mm256_set1_epi8(0x30);
         for (int part = 0; part < 2; part++) { // 128 columns each
             __m256i low[2][8], high[8];
             transpose32(rows, offsetof(Block, ql) + 64 * part, low[0]);
             transpose32(rows, offsetof(Block, ql) + 64 * part + 32, low[1]);
             transpose32(rows, offsetof(Block, qh) + 32 * part, high);
             for (int k = 0; k < 8; k++) {
-                const __m256i h0 = _mm256_and_si256(_mm256_slli_epi16(high[k], 4), two_bits);
-                const __m256i h1 = _mm256_and_si256(_mm256_slli_epi16(high[k], 2), two_bits);
-                const __m256i h2 = _mm256_and_si256(high[k], two_bits);
-                const __m256i h3 = _mm256_and_si256(_mm256_srli_epi16(high[k], 2), two_bits);
+                const __m256i h0 = _mm256_and_si256(_mm256_slli_epi16(high[k], 4), upper);
+                const __m256i h1 = _mm256_and_si256(_mm256_slli_epi16(high[k], 2), upper);
+                const __m256i h2 = _mm256_and_si256(high[k], upper);
+                const __m256i h3 = _mm256_and_si256(_mm256_srli_epi16(high[k], 2), upper);
                 put(panel, half, 4 * part, k, _mm256_or_si256(low_nibbles(low[0][k]), h0));
                 put(panel, half, 4 * part + 1, k, _mm256_or_si256(low_nibbles(low[1][k]), h1));
                 put(panel, half, 4 * part + 2, k, _mm256_or_si256(high_nibbles(low[0][k]), h2));
@@ -238,9 +247,112 @@ struct Q6_K {
         __m256i bytes[4];
         transpose16(rows, offsetof(Block, scales), bytes);
         const __m256 d = halves(rows, offsetof(Block, d));
-        for (int i = 0; i < 16; i++) {
-            const __m256i number = _mm256_srai_epi32(_mm256_slli_epi32(bytes[i / 4], 24 - 8 * (i % 4)), 24);
-            _mm256_store_ps(&panel.scale[i][half * kHalf], _mm256_mul_ps(d, _mm256_cvtepi32_ps(number)));
+        for (int i = 0; i < 4; i++) {
+            put_numbers(bytes[i], d, half, panel.scale + 4 * i);
+        }
+    }
+};
+
+// Bits of 2: byte i of 32 has column i of four blocks.
+inline __m256i two_bits(__m256i v, int block) {
+    return _mm256_and_si256(_mm256_srli_epi16(v, 2 * block), _mm256_set1_epi8(3));
+}
+
+// 16 blocks of 16, each with a 4-bit scale and a 4-bit minimum.
+struct Q2_K {
+    using Block = block_q2_K;
+    static constexpr int bits = 2, offset_log2 = -1, sub_block = 16, columns = 256;
+    static constexpr bool has_minimum = true;
+    static void decode(const Rows & rows, int half, int, Panel & panel) {
+        __m256i numbers[4];
+        transpose16(rows, offsetof(Block, scales), numbers);
+        const __m256 d = halves(rows, sizeof(Block) - 4);
+        const __m256 minus_d_min = negated_halves(halves(rows, sizeof(Block) - 2));
+        for (int i = 0; i < 4; i++) {
+            put_numbers(low_nibbles(numbers[i]), d, half, panel.scale + 4 * i);
+            put_numbers(high_nibbles(numbers[i]), minus_d_min, half, panel.minimum + 4 * i);
+        }
+        for (int part = 0; part < 2; part++) { // 128 columns each
+            __m256i v[8];
+            transpose32(rows, offsetof(Block, qs) + 32 * part, v);
+            for (int k = 0; k < 8; k++) {
+                for (int block = 0; block < 4; block++) {
+                    put(panel, half, 4 * part + block, k, two_bits(v[k], block));
+                }
+            }
+        }
+    }
+};
+
+// As Q2_K with a third bit and 6-bit scales, of which 32 is nothing.
+struct Q3_K {
+    using Block = block_q3_K;
+    static constexpr int bits = 3, offset_log2 = 2, sub_block = 16, columns = 256;
+    static constexpr bool has_minimum = false;
+    static void decode(const Rows & rows, int half, int, Panel & panel) {
+        decode_scales(rows, half, panel);
+        __m256i high[8]; // bit b belongs to block b
+        transpose32(rows, offsetof(Block, hmask), high);
+        for (int part = 0; part < 2; part++) {
+            __m256i v[8];
+            transpose32(rows, offsetof(Block, qs) + 32 * part, v);
+            for (int k = 0; k < 8; k++) {
+                for (int block = 0; block < 4; block++) {
+                    const __m256i bit =
+                        _mm256_and_si256(_mm256_srli_epi16(high[k], 4 * part + block), _mm256_set1_epi8(1));
+                    put(panel, half, 4 * part + block, k,
+                        _mm256_or_si256(two_bits(v[k], block), _mm256_slli_epi16(bit, 2)));
+                }
+            }
+        }
+    }
+    // Low nibbles of scales 0…7, above them those of 8…15; then their upper two bits: byte i has 0 + i, 4 + i, ….
+    static void decode_scales(const Rows & rows, int half, Panel & panel) {
+        __m256i tail[4]; // 2 bytes before the 12, as 16 from their start would reach beyond the block
+        transpose16(rows, sizeof(Block) - 16, tail);
+        const auto across = [&](int i) {
+            return _mm256_or_si256(_mm256_srli_epi32(tail[i], 16), _mm256_slli_epi32(tail[i + 1], 16));
+        };
+        const __m256i first = across(0), second = across(1), upper = across(2);
+        const __m256 d = low_halves(_mm256_srli_epi32(tail[3], 16));
+        const __m256i nibbles[4] = {low_nibbles(first), low_nibbles(second), high_nibbles(first),
+                                    high_nibbles(second)};
+        for (int i = 0; i < 4; i++) {
+            const __m256i number = _mm256_or_si256(nibbles[i], _mm256_slli_epi16(two_bits(upper, i), 4));
+            put_numbers(_mm256_sub_epi8(number, _mm256_set1_epi8(32)), d, half, panel.scale + 4 * i);
+        }
+    }
+};
+
+// The values of IQ4_NL in blocks of 32 with 6-bit scales, of which 32 is nothing.
+struct IQ4_XS {
+    using Block = block_iq4_xs;
+    static constexpr int bits = 8, offset_log2 = kByteOffsetLog2, sub_block = 32, columns = 256;
+    static constexpr bool has_minimum = false;
+    static void decode(const Rows & rows, int half, int, Panel & panel) {
+        decode_scales(rows, half, panel);
+        const __m256i values = iq4_values();
+        for (int b = 0; b < 8; b++) {
+            __m256i v[4];
+            transpose16(rows, offsetof(Block, qs) + 16 * b, v);
+            for (int k = 0; k < 4; k++) {
+                put(panel, half, b, k, _mm256_shuffle_epi8(values, low_nibbles(v[k])));
+                put(panel, half, b, k + 4, _mm256_shuffle_epi8(values, high_nibbles(v[k])));
+            }
+        }
+    }
+    // d, two upper bits of each scale; the nibbles of all.
+    static void decode_scales(const Rows & rows, int half, Panel & panel) {
+        __m256i head[4];
+        transpose16(rows, 0, head);
+        const __m256 d = low_halves(head[0]);
+        for (int b = 0; b < 8; b++) {
+            const __m256i low = _mm256_and_si256(_mm256_srli_epi32(head[1], 4 * b), _mm256_set1_epi32(15));
+            const __m256i high =
+                _mm256_and_si256(_mm256_srli_epi32(head[0], 16 + 2 * b), _mm256_set1_epi32(3));
+            const __m256i number =
+                _mm256_sub_epi32(_mm256_or_si256(low, _mm256_slli_epi32(high, 4)), _mm256_set1_epi32(32));
+            _mm256_store_ps(&panel.scale[b][half * kHalf], _mm256_mul_ps(d, _mm256_cvtepi32_ps(number)));
         }
     }
 };

@@ -115,6 +115,11 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
                 for (int r = 0; r < n_rows; r++) {
                     acc[r] = multiply_add(multiply(to_float(n[r]), broadcast_f(activations[r].d[b])), scale,
                                           acc[r]);
+                    if constexpr (T::has_minimum) {
+                        const float d_sum =
+                            activations[r].d[b] * static_cast<float>(-activations[r].minus_sum16[2 * b + s]);
+                        acc[r] = multiply_add(load_f(panel.minimum[2 * b + s]), broadcast_f(d_sum), acc[r]);
+                    }
                 }
             }
         }
@@ -153,35 +158,34 @@ struct PanelRows {
     }
 };
 
-// The next panel, if it is this thread's, too, as far as chunk c of this one goes.
-Ahead next_panel(const Product & p, int64_t panel, int64_t last_panel, int64_t c, int n_calls) {
-    const size_t bytes = kPanelRows * p.weight_stride;
-    const char * next = reinterpret_cast<const char *>(p.weights + (panel + 1) * bytes);
-    const bool is_whole = panel + 1 < last_panel && (panel + 2) * kPanelRows <= p.n_weights;
-    const int64_t n_chunk = n_chunks(p.n_columns);
-    return {next + bytes * c / n_chunk, next + bytes * (is_whole ? c + 1 : c) / n_chunk, n_calls};
+// Chunk c of the panel that comes next; negative: none.
+Ahead part_of_panel(const Product & p, int64_t panel, int64_t c, int64_t n_chunk, int n_calls) {
+    const int64_t first = std::max<int64_t>(panel, 0) * kPanelRows;
+    const int64_t n_valid = panel < 0 ? 0 : std::min<int64_t>(kPanelRows, p.n_weights - first);
+    const char * begin = reinterpret_cast<const char *>(p.weights + first * p.weight_stride);
+    const size_t bytes = n_valid * p.weight_stride;
+    return {begin + bytes * c / n_chunk, begin + bytes * (c + 1) / n_chunk, n_calls};
 }
 
 template <typename T>
-void multiply_one_row(const Product & p, int64_t panel_index, int64_t last_panel, int64_t row) {
+void multiply_one_row(const Product & p, int64_t panel_index, int64_t next, int64_t row) {
     alignas(64) float sums[kPanelRows] = {};
     RowBytes bytes{p.weights + panel_index * kPanelRows * p.weight_stride, p.weight_stride};
     for (int64_t c = 0; c < n_chunks(p.n_columns); c++, bytes.begin += sizeof(typename T::Block)) {
-        Ahead ahead = next_panel(p, panel_index, last_panel, c, OneRow<T>::n_calls);
+        Ahead ahead = part_of_panel(p, next, c, n_chunks(p.n_columns), OneRow<T>::n_calls);
         OneRow<T>::dot(bytes, p.activations[c * p.chunk_stride + row], sums, ahead);
     }
     std::copy_n(sums, kPanelRows, p.out_row(row) + panel_index * kPanelRows);
 }
 
 template <typename T>
-void multiply_panel(const Product & p, int64_t panel_index, int64_t last_panel, int64_t first_row,
-                    int64_t n_rows) {
+void multiply_panel(const Product & p, int64_t panel_index, int64_t next, int64_t first_row, int64_t n_rows) {
     alignas(64) float sums[kMaxRows * kPanelRows];
     const int64_t first = panel_index * kPanelRows;
     const int64_t n_valid = std::min<int64_t>(kPanelRows, p.n_weights - first);
     if constexpr (OneRow<T>::exists) {
         if (n_rows == 1 && n_valid == kPanelRows) {
-            multiply_one_row<T>(p, panel_index, last_panel, first_row);
+            multiply_one_row<T>(p, panel_index, next, first_row);
             return;
         }
     }
@@ -196,7 +200,7 @@ void multiply_panel(const Product & p, int64_t panel_index, int64_t last_panel, 
     for (int64_t c = 0; c < n_chunk; c++) {
         const int n_blocks = static_cast<int>(std::min<int64_t>(kChunk, p.n_columns - c * kChunk) / 32);
         const int n_decodes = (n_blocks * 32 + T::columns - 1) / T::columns * (kPanelRows / kHalf);
-        Ahead ahead = next_panel(p, panel_index, last_panel, c, n_decodes + n_blocks);
+        Ahead ahead = part_of_panel(p, next, c, n_chunk, n_decodes + n_blocks);
         source.decode(n_blocks, panel, ahead);
         tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows, sums, ahead);
     }
@@ -206,19 +210,17 @@ void multiply_panel(const Product & p, int64_t panel_index, int64_t last_panel, 
 }
 
 template <typename T>
-void multiply_as(const Product & p, int64_t first_panel, int64_t last_panel) {
-    const char * begin =
-        reinterpret_cast<const char *>(p.weights + first_panel * kPanelRows * p.weight_stride);
-    const int64_t n_first = std::min<int64_t>(kPanelRows, p.n_weights - first_panel * kPanelRows);
-    Ahead(begin, begin + (last_panel > first_panel ? n_first * p.weight_stride : 0), 1).some();
+void multiply_as(const Product & p, int64_t first_panel, int64_t last_panel, int64_t upcoming) {
     for (int64_t row = 0; row < p.n_rows; row += kMaxRows) {
+        const int64_t after = row + kMaxRows < p.n_rows ? first_panel : upcoming;
         for (int64_t panel = first_panel; panel < last_panel; panel++) {
-            multiply_panel<T>(p, panel, last_panel, row, std::min(kMaxRows, p.n_rows - row));
+            multiply_panel<T>(p, panel, panel + 1 < last_panel ? panel + 1 : after, row,
+                              std::min(kMaxRows, p.n_rows - row));
         }
     }
 }
 
-using Multiply = void (*)(const Product &, int64_t, int64_t);
+using Multiply = void (*)(const Product &, int64_t, int64_t, int64_t);
 
 Multiply find_multiply(ggml_type type) {
     switch (type) {
@@ -232,6 +234,10 @@ Multiply find_multiply(ggml_type type) {
         return multiply_as<Q5_1>;
     case GGML_TYPE_Q8_0:
         return multiply_as<Q8_0>;
+    case GGML_TYPE_Q2_K:
+        return multiply_as<Q2_K>;
+    case GGML_TYPE_Q3_K:
+        return multiply_as<Q3_K>;
     case GGML_TYPE_Q4_K:
         return multiply_as<Q4_K>;
     case GGML_TYPE_Q5_K:
@@ -240,6 +246,8 @@ Multiply find_multiply(ggml_type type) {
         return multiply_as<Q6_K>;
     case GGML_TYPE_IQ4_NL:
         return multiply_as<IQ4_NL>;
+    case GGML_TYPE_IQ4_XS:
+        return multiply_as<IQ4_XS>;
     default:
         return nullptr;
     }
@@ -264,8 +272,11 @@ void quantize(const float * row, int64_t n_columns, int64_t chunk, Activations &
     }
 }
 
-void multiply(const Product & product, int64_t first_panel, int64_t last_panel) {
-    find_multiply(product.type)(product, first_panel, last_panel);
+void multiply(const Product & product, int64_t first_panel, int64_t last_panel, int64_t upcoming) {
+    find_multiply(product.type)(product, first_panel, last_panel, upcoming);
+}
+void bring(const Product & product, int64_t panel) {
+    part_of_panel(product, panel, 0, 1, 1).some();
 }
 
 } // namespace SLIPSTREAM_KERNELS_NAMESPACE
@@ -286,7 +297,8 @@ int panel_rows() {
     return 1;
 }
 void quantize(const float *, int64_t, int64_t, Activations &) {}
-void multiply(const Product &, int64_t, int64_t) {}
+void multiply(const Product &, int64_t, int64_t, int64_t) {}
+void bring(const Product &, int64_t) {}
 
 } // namespace SLIPSTREAM_KERNELS_NAMESPACE
 } // namespace slipstream::kernels

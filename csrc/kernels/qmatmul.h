@@ -62,8 +62,11 @@ struct Product {
 };
 
 int panel_rows();
-// Computes the results of the panels [first, last), all activation rows.
-void multiply(const Product & product, int64_t first_panel, int64_t last_panel);
+// Computes the results of the panels [first, last), all activation rows. Meanwhile brings the panel `upcoming` into the
+// cache, which the thread computes next; negative: none.
+void multiply(const Product & product, int64_t first_panel, int64_t last_panel, int64_t upcoming = -1);
+// Asks for a panel's memory, which is then read beside other work.
+void bring(const Product & product, int64_t panel);
 
 } // namespace SLIPSTREAM_KERNELS_NAMESPACE
 } // namespace slipstream::kernels

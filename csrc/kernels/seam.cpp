@@ -8,12 +8,14 @@
 #include <cstring>
 
 #include "ggml-cpu-impl.h"
+#include "ops.h"
 #include "qmatmul.h"
 #include "tiled/tiled.h"
 
 extern "C" {
 size_t upstream_tiled_wdata_size(int n_tasks, ggml_tensor * dst);
 bool upstream_mul_mat_tiled(const ggml_compute_params * params, ggml_tensor * dst);
+void upstream_flash_attn_ext(const ggml_compute_params * params, ggml_tensor * dst);
 bool upstream_mul_mat_id_tiled(const ggml_compute_params * params, ggml_tensor * dst, int64_t cur_a,
                                int64_t cne1, const int32_t * expert_rows, char * scratch);
 }
@@ -82,6 +84,11 @@ int64_t n_panels(const kernels::Product & product) {
     return (product.n_weights + kernels::panel_rows() - 1) / kernels::panel_rows();
 }
 
+// Enough shares that a thread which loses its core for a while does not keep the others waiting for long.
+int64_t n_shares(const ggml_compute_params * params, const kernels::Product & product) {
+    return params->nth == 1 ? 1 : std::min<int64_t>(n_panels(product), 16 * params->nth);
+}
+
 void multiply_share(const ggml_compute_params * params, const ggml_tensor * dst,
                     const kernels::Activations * activations) {
     const ggml_tensor * x = dst->src[1];
@@ -89,17 +96,18 @@ void multiply_share(const ggml_compute_params * params, const ggml_tensor * dst,
     product.chunk_stride = n_rows(x);
     product.out_stride = dst->nb[1];
     product.n_rows = x->ne[1];
-    const int64_t n_panel = n_panels(product);
-    // Enough shares that a thread which loses its core for a while does not keep the others waiting for long.
-    const int64_t n_shares = params->nth == 1 ? 1 : std::min<int64_t>(n_panel, 8 * params->nth);
-    for (int64_t share = params->ith; share < n_shares;
-         share = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+    const int64_t n = n_shares(params, product);
+    const auto first_panel = [&](int64_t share) { return n_panels(product) * share / n; };
+    for (int64_t share = params->ith, next; share < n; share = next) {
+        next =
+            ggml_threadpool_chunk_add(params->threadpool, 1); // early, to read it while this one is computed
         for (int64_t plane = 0; plane < x->ne[2] * x->ne[3]; plane++) {
             const int64_t i2 = plane % x->ne[2], i3 = plane / x->ne[2];
             product.activations = activations + plane * x->ne[1];
             product.out =
                 reinterpret_cast<float *>(static_cast<char *>(dst->data) + i2 * dst->nb[2] + i3 * dst->nb[3]);
-            kernels::multiply(product, n_panel * share / n_shares, n_panel * (share + 1) / n_shares);
+            kernels::multiply(product, first_panel(share), first_panel(share + 1),
+                              next < n ? first_panel(next) : -1);
         }
     }
 }
@@ -113,6 +121,11 @@ void multiply_expert_rows(const ggml_compute_params * params, const ggml_tensor 
     product.weights += expert * dst->src[0]->nb[2];
     product.activations = activations;
     product.chunk_stride = product.n_rows = n_rows;
+    const int64_t first_panel = n_panels(product) * params->ith / params->nth;
+    const int64_t last_panel = n_panels(product) * (params->ith + 1) / params->nth;
+    if (first_panel < last_panel) {
+        kernels::bring(product, first_panel);
+    }
     float * out_rows[kExpertRows];
     product.out_rows = out_rows;
     for (int64_t row = 0; row < n_rows; row++) {
@@ -126,9 +139,7 @@ void multiply_expert_rows(const ggml_compute_params * params, const ggml_tensor 
         out_rows[row] = reinterpret_cast<float *>(static_cast<char *>(dst->data) + slot * dst->nb[1] +
                                                   token * dst->nb[2]);
     }
-    const int64_t n_panel = n_panels(product);
-    kernels::multiply(product, n_panel * params->ith / params->nth,
-                      n_panel * (params->ith + 1) / params->nth);
+    kernels::multiply(product, first_panel, last_panel);
 }
 
 } // namespace
@@ -150,6 +161,11 @@ size_t ggml_tiled_wdata_size(int n_tasks, ggml_tensor * dst) {
 bool ggml_compute_forward_mul_mat_tiled(const ggml_compute_params * params, ggml_tensor * dst) {
     if (params->use_ref || !takes(dst)) {
         return upstream_mul_mat_tiled(params, dst);
+    }
+    const kernels::Product product = product_of(dst->src[0]);
+    const int64_t n = n_shares(params, product);
+    if (params->ith < n) { // while activations are quantized and threads wait for each other
+        kernels::bring(product, n_panels(product) * params->ith / n);
     }
     kernels::Activations * activations = aligned(params->wdata);
     quantize_share(params, dst->src[1], activations);
@@ -176,6 +192,18 @@ bool ggml_compute_forward_mul_mat_id_tiled(const ggml_compute_params * params, g
                              activations);
     }
     return true;
+}
+
+// Upstream splits the KV cache over the threads for one row and the heads for several, which rounds differently. Where
+// there are heads enough, one row goes the way of several, so that drafts and company do not change its bits.
+// `use_ref` means just that here: no split, and no tiles, which one row has never.
+void ggml_compute_forward_flash_attn_ext(const ggml_compute_params * params, ggml_tensor * dst) {
+    const ggml_tensor * queries = dst->src[0];
+    ggml_compute_params ours = *params;
+    if (enabled() && queries->ne[1] == 1 && queries->ne[2] >= 2 * params->nth) {
+        ours.use_ref = true;
+    }
+    upstream_flash_attn_ext(&ours, dst);
 }
 
 const char * slipstream_kernels_isa(void) {

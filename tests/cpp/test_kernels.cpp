@@ -1,9 +1,14 @@
 // Checks the matrix product kernels in the instruction set this file is compiled for: against a reference in double
 // precision, against the error of upstream's dot product, and for bit-identity over the number of rows.
 // Prints a hash of all results, by which the instruction sets can be compared. Exits with the number of failures.
+// Weights and results are as large as they must be and no larger, so that an address sanitizer sees every step beyond.
+//
+// usage: test_kernels                    every type and number of rows, and 60 random shapes
+//        test_kernels SHAPES [SEED]      only special values and so many random shapes
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -132,6 +137,40 @@ void check_shape(ggml_type type, int64_t columns, int64_t weights, std::mt19937 
     }
 }
 
+// Any shape, any part of the rows, weights cut anywhere among the panels.
+void check_random_shape(std::mt19937 & random) {
+    const auto draw = [&](int64_t first, int64_t last) {
+        return std::uniform_int_distribution<int64_t>(first, last)(random);
+    };
+    ggml_type type;
+    do {
+        type = static_cast<ggml_type>(draw(0, GGML_TYPE_COUNT - 1));
+    } while (!kernels::serves(type));
+    const int64_t block = ggml_blck_size(type);
+    const int64_t columns = block * draw(1, block == 256 ? 6 : 40), weights = draw(1, 80);
+    const int64_t max_rows = draw(0, 7) == 0 ? draw(250, 300) : draw(1, 40);
+    const Case c(type, columns, weights, random);
+    std::normal_distribution<float> normal(0.0f, std::pow(10.0f, static_cast<float>(draw(-6, 6))));
+    std::vector<float> x(max_rows * columns);
+    for (float & v : x) {
+        v = normal(random);
+    }
+    const std::vector<float> all = c.multiply(x.data(), max_rows);
+    const std::vector<double> want = c.reference(x.data(), max_rows);
+    double size = 0;
+    for (double v : want) {
+        size += v * v;
+    }
+    size = std::sqrt(size / static_cast<double>(want.size()));
+    check(error(all, want) <= 0.03 * size, type, columns, weights, max_rows, "far from the reference");
+    for (int i = 0; i < 3; i++) {
+        const int64_t first = draw(0, max_rows - 1), rows = draw(1, max_rows - first);
+        const std::vector<float> some = c.multiply(&x[first * columns], rows);
+        check(std::memcmp(some.data(), &all[first * weights], some.size() * sizeof(float)) == 0, type,
+              columns, weights, rows, "depends on the number of rows");
+    }
+}
+
 // What quantized activations cannot express must stay where it is, and tiny numbers must not become large ones.
 void check_special_values(ggml_type type, std::mt19937 & random) {
     const int64_t columns = 512, weights = 16;
@@ -149,6 +188,25 @@ void check_special_values(ggml_type type, std::mt19937 & random) {
           "an infinite row changes another");
 }
 
+// Where a block has its half-precision numbers.
+std::vector<size_t> scale_offsets(ggml_type type) {
+    const size_t end = ggml_type_size(type);
+    switch (type) {
+    case GGML_TYPE_Q4_1:
+    case GGML_TYPE_Q5_1:
+    case GGML_TYPE_Q4_K:
+    case GGML_TYPE_Q5_K:
+        return {0, 2};
+    case GGML_TYPE_Q2_K:
+        return {end - 4, end - 2};
+    case GGML_TYPE_Q3_K:
+    case GGML_TYPE_Q6_K:
+        return {end - 2};
+    default:
+        return {0};
+    }
+}
+
 // The largest magnitudes of weights and activations: sums that are kept in 16 bits must hold them.
 void check_extremes(ggml_type type, std::mt19937 & random) {
     const int64_t columns = 512, weights = 17;
@@ -159,13 +217,9 @@ void check_extremes(ggml_type type, std::mt19937 & random) {
         b = byte(random) == 0 ? 0x7f : 0xff;
     }
     for (size_t at = 0; at < c.quantized.size(); at += block) {
-        const uint16_t one = 0x3c00; // the scales: at the start, Q6_K's at the end
-        std::memcpy(&c.quantized[at], &one, 2);
-        if (type == GGML_TYPE_Q6_K) {
-            std::memcpy(&c.quantized[at + block - 2], &one, 2);
-        } else if (type == GGML_TYPE_Q4_1 || type == GGML_TYPE_Q5_1 || type == GGML_TYPE_Q4_K ||
-                   type == GGML_TYPE_Q5_K) {
-            std::memcpy(&c.quantized[at + 2], &one, 2);
+        for (size_t offset : scale_offsets(type)) {
+            const uint16_t one = 0x3c00;
+            std::memcpy(&c.quantized[at + offset], &one, 2);
         }
     }
     for (int64_t i = 0; i < weights; i++) {
@@ -187,7 +241,7 @@ void check_extremes(ggml_type type, std::mt19937 & random) {
 
 } // namespace
 
-int main() {
+int main(int argc, char ** argv) {
     ggml_cpu_init();
     if (kernels::instruction_set() == nullptr) {
         std::printf("none\n");
@@ -199,6 +253,11 @@ int main() {
         if (!kernels::serves(type)) {
             continue;
         }
+        check_special_values(type, random);
+        check_extremes(type, random);
+        if (argc > 1) {
+            continue;
+        }
         const bool super = ggml_blck_size(type) == 256;
         for (int64_t columns :
              super ? std::vector<int64_t>{256, 512, 1280} : std::vector<int64_t>{32, 96, 256, 576, 896}) {
@@ -206,8 +265,10 @@ int main() {
                 check_shape(type, columns, weights, random);
             }
         }
-        check_special_values(type, random);
-        check_extremes(type, random);
+    }
+    random.seed(argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1);
+    for (int i = argc > 1 ? std::atoi(argv[1]) : 60; i > 0; i--) {
+        check_random_shape(random);
     }
     std::printf("%s %016llx\n", kernels::instruction_set(), static_cast<unsigned long long>(hash));
     return std::min(n_failures, 100);

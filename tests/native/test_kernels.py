@@ -61,3 +61,17 @@ def test_products_are_right_and_the_same_for_any_number_of_rows(
     result = subprocess.run([program], capture_output=True, text=True, check=False, timeout=200)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or platform.system() != "Linux", reason="kernels for x86 only"
+)
+@pytest.mark.parametrize("isa", ISAS)
+def test_sanitizers_find_nothing_over_random_shapes(isa: str, tmp_path: Path) -> None:
+    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-O1")
+    program = build_program("test_kernels", isa, tmp_path, *sanitizers)
+    result = subprocess.run(
+        [program, "30", "2"], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
