@@ -106,8 +106,9 @@ def earlier_rows(output: Path, made: dict[str, Any]) -> dict[str, Any]:
         earlier = json.loads(output.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    same = all(earlier.get(key) == made[key] for key in ("commit", "model", "threads", "build"))
-    return earlier["rows"] if same and earlier["machine"]["cpu"] == made["machine"]["cpu"] else {}
+    kept = json.loads(json.dumps(made))  # a tuple comes back as a list
+    same = all(earlier.get(key) == kept[key] for key in ("commit", "model", "threads", "build"))
+    return earlier["rows"] if same and earlier["machine"]["cpu"] == kept["machine"]["cpu"] else {}
 
 
 def markdown(made: dict[str, Any]) -> str:
