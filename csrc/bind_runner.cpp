@@ -59,6 +59,14 @@ void bind_runner(nb::module_ & m) {
             "open_sequence", &Runner::open_sequence, nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a,
             "params"_a, "n_logprobs"_a, "special"_a, "prompt"_a,
             "Give a sequence a fresh sampler that has seen `prompt`. `n_logprobs` -1 means none; `special` renders control tokens.")
+        .def(
+            "accept",
+            [](Runner & self, int32_t seq_id, const std::vector<int32_t> & tokens) {
+                self.accept(seq_id, tokens);
+            },
+            nb::call_guard<nb::gil_scoped_release>(), "seq_id"_a, "tokens"_a,
+            "Tell its sampler that these tokens came next without being sampled.\n\n"
+            "Raises:\n    GrammarError: its grammar does not allow one of them.")
         .def("close_sequence", &Runner::close_sequence, "seq_id"_a,
              "Drop its sampler; its tokens stay in memory.")
         .def(

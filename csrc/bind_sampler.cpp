@@ -40,7 +40,26 @@ void bind_sampler(nb::module_ & m) {
         .def_rw("mirostat_eta", &SamplerParams::mirostat_eta)
         .def_rw("logit_bias", &SamplerParams::logit_bias)
         .def_rw("seed", &SamplerParams::seed)
-        .def_rw("grammar", &SamplerParams::grammar);
+        .def_prop_rw(
+            "grammar", [](const SamplerParams & p) { return p.grammar.text; },
+            [](SamplerParams & p, std::string text) { p.grammar.text = std::move(text); })
+        .def(
+            "set_triggers",
+            [](SamplerParams & p, std::vector<std::string> triggers, std::string thinking_start,
+               std::vector<std::string> thinking_ends, bool is_thinking) {
+                p.grammar.triggers = std::move(triggers);
+                p.grammar.thinking_start = std::move(thinking_start);
+                p.grammar.thinking_ends = std::move(thinking_ends);
+                p.grammar.is_thinking = is_thinking;
+            },
+            "triggers"_a, "thinking_start"_a = "", "thinking_ends"_a = std::vector<std::string>(),
+            "is_thinking"_a = false,
+            "Let the grammar hold from the first group of a match of one of these regular expressions on, and not before.\n"
+            "Nothing between thinking_start and one of thinking_ends is a match; with is_thinking, the output begins there.")
+        .def_prop_rw(
+            "grammar_prefix", [](const SamplerParams & p) { return p.grammar.prefix; },
+            [](SamplerParams & p, std::vector<int32_t> tokens) { p.grammar.prefix = std::move(tokens); },
+            "Tokens a grammar without triggers takes for said.");
 
     nb::class_<Sampler>(m, "Sampler", "Chooses tokens from logits. One thread at a time.")
         .def(

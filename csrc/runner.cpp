@@ -36,6 +36,28 @@ void Runner::open_sequence(int32_t seq_id, const SamplerParams & params, int32_t
     }
 }
 
+void Runner::accept(int32_t seq_id, const std::vector<int32_t> & tokens) {
+    Context::Lease lease(context_);
+    context_.check_seq(seq_id);
+    Slot & slot = slots_[size_t(seq_id)];
+    if (!slot.sampler) {
+        throw Error("InvalidBatchError", format("sequence %d has no sampler; open it first", seq_id));
+    }
+    for (const int32_t token : tokens) {
+        accept(slot, seq_id, token);
+    }
+}
+
+void Runner::accept(Slot & slot, int32_t seq_id, int32_t token) {
+    slot.sampler->accept(token);
+    if (ngram_) {
+        slot.index.append(token);
+    }
+    if (drafter_ != nullptr) {
+        drafter_->accept(seq_id, token);
+    }
+}
+
 void Runner::close_sequence(int32_t seq_id) {
     Context::Lease lease(context_, true);
     context_.check_seq(seq_id);
@@ -243,13 +265,7 @@ RowResult Runner::sample_row(int32_t seq_id, float * logits, const DraftToken * 
     RowResult row;
     const llama_vocab * vocab = context_.vocab();
     row.token = choose(slot, logits, draft, mask);
-    slot.sampler->accept(row.token);
-    if (ngram_) {
-        slot.index.append(row.token);
-    }
-    if (drafter_ != nullptr) {
-        drafter_->accept(seq_id, row.token);
-    }
+    accept(slot, seq_id, row.token);
     row.is_eog = llama_vocab_is_eog(vocab, row.token);
     append_piece(vocab, row.token, slot.special, row.piece);
     if (slot.n_logprobs >= 0) {

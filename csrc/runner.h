@@ -82,6 +82,8 @@ class Runner {
     // `n_logprobs` < 0: none. `special` renders control tokens as text, too.
     void open_sequence(int32_t seq_id, const SamplerParams & params, int32_t n_logprobs, bool special,
                        const std::vector<int32_t> & prompt);
+    // Tokens that came next without being sampled. Throws GrammarError; those before the fault are accepted then.
+    void accept(int32_t seq_id, const std::vector<int32_t> & tokens);
     void close_sequence(int32_t seq_id); // of a closed context, too
     // Keeps the first n_tokens of the sequence. False if this memory cannot; clearing never fails.
     bool trim(int32_t seq_id, int32_t n_tokens);
@@ -108,6 +110,7 @@ class Runner {
         NgramIndex index;
     };
 
+    void accept(Slot & slot, int32_t seq_id, int32_t token);
     RowResult sample_row(int32_t seq_id, float * logits, const DraftToken * draft, const uint32_t * mask);
     int32_t choose(Slot & slot, float * logits, const DraftToken * draft, const uint32_t * mask);
     void check_masks(const Step & step) const;

@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "errors.h"
-#include "grammar.h"
 
 namespace slipstream {
 
@@ -39,8 +38,8 @@ Sampler::Sampler(std::shared_ptr<llama_model> model, const SamplerParams & param
             params_.logit_bias.emplace_back(suppressed[i], NEG_INF);
         }
     }
-    if (!params_.grammar.empty()) {
-        grammar_.reset(parse_grammar(vocab_, params_.grammar));
+    if (!params_.grammar.text.empty()) {
+        grammar_ = std::make_unique<Grammar>(vocab_, params_.grammar);
     }
     const bool greedy = params_.temperature <= 0.0f;
     const bool own = params_.dry_multiplier <= 0.0f &&
@@ -66,7 +65,7 @@ Sampler::Sampler(const Sampler & other, bool for_draft)
         chain_.reset(llama_sampler_clone(other.chain_.get()));
     }
     if (other.grammar_) {
-        grammar_.reset(llama_sampler_clone(other.grammar_.get()));
+        grammar_ = std::make_unique<Grammar>(*other.grammar_);
     }
 }
 
@@ -183,13 +182,14 @@ int32_t Sampler::sample(float * row, const uint32_t * mask) {
         }
         token = token < 0 ? pick_of(logits) : token;
         // Most picks are legal: test the one token first and mask the vocabulary only when it is not.
-        if (grammar_ && token >= 0 && !grammar_allows(token)) {
+        if (grammar_ && token >= 0 && !grammar_->allows(token)) {
+            logits = masked(row, mask);
             data_.resize(size_t(n_vocab_));
             for (int32_t i = 0; i < n_vocab_; i++) {
                 data_[size_t(i)] = {i, logits[i], 0.0f};
             }
             llama_token_data_array array = {data_.data(), data_.size(), -1, false};
-            llama_sampler_apply(grammar_.get(), &array);
+            grammar_->apply(array);
             masked_.assign(size_t(n_vocab_), NEG_INF);
             for (size_t i = 0; i < array.size; i++) {
                 masked_[size_t(array.data[i].id)] = array.data[i].logit;
@@ -232,13 +232,6 @@ const float * Sampler::masked(const float * logits, const uint32_t * mask) {
 
 int32_t Sampler::pick(const float * logits) {
     return chain_ ? sample_chain(logits) : sample_own(logits);
-}
-
-bool Sampler::grammar_allows(int32_t token) const {
-    llama_token_data one = {token, 1.0f, 0.0f};
-    llama_token_data_array array = {&one, 1, -1, false};
-    llama_sampler_apply(grammar_.get(), &array);
-    return array.size == 1 && one.logit > NEG_INF;
 }
 
 int32_t Sampler::sample_chain(const float * logits) {
@@ -415,13 +408,7 @@ void Sampler::remember(int32_t token) {
 void Sampler::accept(int32_t token) {
     check_token(token, "token");
     if (grammar_) {
-        // Asked first: of a token that does not fit, llama.cpp dies or is left without a state.
-        if (!grammar_allows(token)) {
-            throw Error("GrammarError", format("the grammar does not allow token %d here", token), "token");
-        }
-        guarded(
-            "GrammarError", "the grammar refuses the token",
-            [&] { llama_sampler_accept(grammar_.get(), token); }, "token");
+        grammar_->accept(token);
     }
     remember(token);
     if (chain_) {
@@ -449,7 +436,7 @@ void Sampler::reset() {
         llama_sampler_reset(chain_.get());
     }
     if (grammar_) {
-        llama_sampler_reset(grammar_.get());
+        grammar_->reset();
     }
 }
 

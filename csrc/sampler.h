@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "grammar.h"
 #include "llama.h"
 #include "turn.h"
 
@@ -39,7 +40,7 @@ struct SamplerParams {
     float mirostat_eta = 0.1f;
     std::vector<std::pair<int32_t, float>> logit_bias;
     uint64_t seed = 0;
-    std::string grammar;
+    GrammarParams grammar;
 };
 
 struct Candidate {
@@ -97,7 +98,6 @@ class Sampler {
     int32_t sample_own(const float * logits);
     int32_t sample_chain(const float * logits);
     int32_t pick(const float * logits);
-    bool grammar_allows(int32_t token) const;
     const float * masked(const float * logits, const uint32_t * mask);
     void adjust(float * logits);
     void restore(float * logits);
@@ -108,7 +108,7 @@ class Sampler {
     int32_t n_vocab_;
     SamplerParams params_;
     SamplerPtr chain_; // null: own code
-    SamplerPtr grammar_;
+    std::unique_ptr<Grammar> grammar_;
     std::mt19937_64 random_;
     std::deque<int32_t> recent_; // the last repeat_last_n tokens
     std::unordered_map<int32_t, int32_t> recent_counts_;

@@ -9,7 +9,14 @@ if TYPE_CHECKING:
     from slipstream.base.errors import SlipstreamError
     from slipstream.base.load_config import LoadConfig
     from slipstream.base.sampling import SamplingParams
-    from slipstream.base.types import FinishReason, GenerationSpec, Speculation
+    from slipstream.base.types import (
+        FinishReason,
+        GenerationSpec,
+        OutputFormat,
+        Reasoning,
+        Speculation,
+        ToolCall,
+    )
     from slipstream.llm import LLM
     from slipstream.native import Context, LoraAdapter, Model, Sampler, build_info
     from slipstream.runtime.results import GenerationResult
@@ -26,10 +33,13 @@ _HOMES = {
     "LoadConfig": "slipstream.base.load_config",
     "LoraAdapter": "slipstream.native",
     "Model": "slipstream.native",
+    "OutputFormat": "slipstream.base.types",
+    "Reasoning": "slipstream.base.types",
     "Sampler": "slipstream.native",
     "SamplingParams": "slipstream.base.sampling",
     "SlipstreamError": "slipstream.base.errors",
     "Speculation": "slipstream.base.types",
+    "ToolCall": "slipstream.base.types",
     "build_info": "slipstream.native",
 }
 
@@ -42,10 +52,13 @@ __all__ = [
     "LoadConfig",
     "LoraAdapter",
     "Model",
+    "OutputFormat",
+    "Reasoning",
     "Sampler",
     "SamplingParams",
     "SlipstreamError",
     "Speculation",
+    "ToolCall",
     "__version__",
     "build_info",
 ]

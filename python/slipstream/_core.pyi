@@ -511,6 +511,19 @@ class SamplerParams:
     @grammar.setter
     def grammar(self, arg: str, /) -> None: ...
 
+    def set_triggers(self, triggers: Sequence[str], thinking_start: str = '', thinking_ends: Sequence[str] = [], is_thinking: bool = False) -> None:
+        """
+        Let the grammar hold from the first group of a match of one of these regular expressions on, and not before.
+        Nothing between thinking_start and one of thinking_ends is a match; with is_thinking, the output begins there.
+        """
+
+    @property
+    def grammar_prefix(self) -> list[int]:
+        """Tokens a grammar without triggers takes for said."""
+
+    @grammar_prefix.setter
+    def grammar_prefix(self, arg: Sequence[int], /) -> None: ...
+
 class Sampler:
     """Chooses tokens from logits. One thread at a time."""
 
@@ -672,6 +685,14 @@ class Runner:
         Give a sequence a fresh sampler that has seen `prompt`. `n_logprobs` -1 means none; `special` renders control tokens.
         """
 
+    def accept(self, seq_id: int, tokens: Sequence[int]) -> None:
+        """
+        Tell its sampler that these tokens came next without being sampled.
+
+        Raises:
+            GrammarError: its grammar does not allow one of them.
+        """
+
     def close_sequence(self, seq_id: int) -> None:
         """Drop its sampler; its tokens stay in memory."""
 
@@ -715,6 +736,53 @@ class Runner:
             InvalidRequestError: there is no draft model. Others as Context.decode.
         """
 
+class ChatPlan:
+    """A prompt, and what its answer looks like. Immutable."""
+
+    @property
+    def prompt(self) -> str:
+        """Its text."""
+
+    @property
+    def generation_prompt(self) -> str:
+        """The end of the prompt, which belongs to the answer."""
+
+    @property
+    def grammar(self) -> str:
+        """GBNF of the calls, "" for none."""
+
+    @property
+    def triggers(self) -> list[str]:
+        """Regular expressions; with any, the grammar holds only behind a match."""
+
+    @property
+    def words(self) -> list[str]:
+        """The triggers unescaped, where all are plain text."""
+
+    @property
+    def preserved_tokens(self) -> list[str]:
+        """Control tokens whose text is part of the format."""
+
+    @property
+    def stops(self) -> list[str]:
+        """Strings that end the answer."""
+
+    @property
+    def thinking_start(self) -> str:
+        """What thinking begins with."""
+
+    @property
+    def thinking_ends(self) -> list[str]:
+        """What can end it."""
+
+    @property
+    def can_think(self) -> bool:
+        """Whether the template has a place for thinking."""
+
+    @property
+    def can_call(self) -> bool:
+        """Whether the answer can hold calls of the tools."""
+
 class ChatTemplate:
     """A Jinja chat template in llama.cpp's own engine. Safe from any thread."""
 
@@ -726,17 +794,40 @@ class ChatTemplate:
             TemplateError: it does not parse.
         """
 
-    def render(self, messages: str, tools: str, options: str, add_generation_prompt: bool) -> str:
+    def apply(self, messages: str, tools: str = '', options: str = '', *, add_generation_prompt: bool = True, tool_choice: str = 'auto', parallel_tool_calls: bool = True, has_default_tools: bool = False) -> ChatPlan:
         """
         Render messages (a JSON array in OpenAI's shape) with tools (likewise, or "") and options (a JSON object of further
-        variables, or "") into prompt text.
+        variables, or ""). The tool_choice is auto; required, so that the answer is a call; or none, so that the template sees
+        the tools, but the answer is no call. With has_default_tools calls come between
+        [TOOL_REQUEST] and [END_TOOL_REQUEST], and the template hears nothing of the tools.
 
         Raises:
-            TemplateError: the template refuses them.
+            TemplateError: the template refuses them, or the parameters of a tool are no JSON Schema it can use.
         """
 
     def capabilities(self) -> dict[str, bool]:
         """What the template can do, by name."""
+
+class OutputParser:
+    """Splits the output of one plan. Safe from any thread."""
+
+    def __init__(self, plan: ChatPlan, continued: str = '') -> None:
+        """
+        `continued` is text behind the generation prompt that is taken for said.
+        """
+
+    def parse(self, text: str, is_last: bool = False) -> tuple[bool, str, str, list[tuple[str, str, str]]]:
+        """
+        Split all text so far; with is_last, text that does not go on as the form wants it is no match.
+
+        Returns:
+            Whether the text has the form, its reasoning, its content, and (id, name, arguments) of its calls.
+        """
+
+    def delimiters(self) -> list[str]:
+        """
+        What can end a run of reasoning or content: only their first characters are to be looked out for.
+        """
 
 class Picture:
     """An image, or a slice of one, in a prompt. Made by Projector.tokenize."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import secrets
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from slipstream.base.errors import InvalidRequestError
 from slipstream.base.load_config import LoadConfig
@@ -19,13 +19,31 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Self
+    from typing import Self, Unpack
 
-    from slipstream.base.types import Event
+    from slipstream.base.types import Event, OutputFormat, Reasoning
     from slipstream.engine.stats import EngineStats
 
     Message = Mapping[str, Any]
     Prompt = str | list[int]
+
+
+class ChatOptions(TypedDict, total=False):
+    """What a chat can be asked besides its messages; each as in GenerationSpec.
+
+    Attributes:
+        tools: OpenAI's tool definitions.
+        tool_choice: auto, none, required, or `name:` and the name of the one tool to call.
+        parallel_tool_calls: Whether one answer may hold several calls.
+        reasoning: How much the model thinks.
+        output_format: What the content must look like.
+    """
+
+    tools: list[dict[str, Any]]
+    tool_choice: str
+    parallel_tool_calls: bool
+    reasoning: Reasoning
+    output_format: OutputFormat
 
 
 class LLM:
@@ -76,6 +94,7 @@ class LLM:
         *,
         stream: Literal[False] = False,
         template_options: Mapping[str, Any] | None = None,
+        **options: Unpack[ChatOptions],
     ) -> GenerationResult: ...
     @overload
     def chat(
@@ -85,6 +104,7 @@ class LLM:
         *,
         stream: Literal[True],
         template_options: Mapping[str, Any] | None = None,
+        **options: Unpack[ChatOptions],
     ) -> Generator[OutputDelta]: ...
     def chat(
         self,
@@ -93,6 +113,7 @@ class LLM:
         *,
         stream: bool = False,
         template_options: Mapping[str, Any] | None = None,
+        **options: Unpack[ChatOptions],
     ) -> GenerationResult | Generator[OutputDelta]:
         """Answer a conversation.
 
@@ -100,16 +121,18 @@ class LLM:
             messages: In OpenAI's shape: role and content.
             sampling: How to choose tokens and when to stop; None takes the defaults.
             stream: Yield deltas as they come; closing the iterator aborts the request.
-            template_options: Further variables for the chat template, e.g. {"enable_thinking": False}.
+            template_options: Further variables for the chat template, e.g. {"custom": 1}.
+            **options: Tools and reasoning; see ChatOptions.
 
         Returns:
-            The whole answer, or an iterator of deltas, the last of which has `finish_reason` and `usage`.
+            The whole answer, its reasoning and tool calls apart from its text; or an iterator of deltas, the last
+            of which has `finish_reason` and `usage`.
 
         Raises:
             InvalidRequestError: the messages or the parameters cannot be used.
             DecodeError: the engine failed in the middle.
         """
-        spec = _chat_spec(messages, sampling, template_options)
+        spec = _chat_spec(messages, sampling, template_options, options)
         return self._stream(spec) if stream else self.run([spec])[0]
 
     async def achat(
@@ -118,9 +141,10 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         template_options: Mapping[str, Any] | None = None,
+        **options: Unpack[ChatOptions],
     ) -> GenerationResult:
         """Answer a conversation on the event loop; see `chat`. Cancelling the task aborts the request."""
-        return await self._acollect(_chat_spec(messages, sampling, template_options))
+        return await self._acollect(_chat_spec(messages, sampling, template_options, options))
 
     def astream_chat(
         self,
@@ -128,9 +152,10 @@ class LLM:
         sampling: SamplingParams | None = None,
         *,
         template_options: Mapping[str, Any] | None = None,
+        **options: Unpack[ChatOptions],
     ) -> AsyncGenerator[OutputDelta]:
         """Yield the deltas of an answer on the event loop; see `chat`. Closing the iterator aborts the request."""
-        return self._astream(_chat_spec(messages, sampling, template_options))
+        return self._astream(_chat_spec(messages, sampling, template_options, options))
 
     # --- plain prompts ------------------------------------------------------------------------------------------
 
@@ -326,12 +351,15 @@ def _chat_spec(
     messages: Sequence[Message],
     sampling: SamplingParams | None,
     template_options: Mapping[str, Any] | None,
+    options: ChatOptions,
 ) -> GenerationSpec:
     return GenerationSpec(
         request_id=secrets.token_hex(8),
         messages=[dict(message) for message in messages],
         sampling=sampling or SamplingParams(),
         template_options=dict(template_options or {}),
+        parse_output=True,
+        **options,
     )
 
 

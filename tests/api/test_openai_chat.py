@@ -54,6 +54,7 @@ def test_usage_counts_prompt_cached_and_output_tokens(client: TestClient) -> Non
         "completion_tokens": 4,
         "total_tokens": 11,
         "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 
@@ -209,8 +210,8 @@ def test_text_parts_and_the_developer_role_become_plain_messages(
 
 
 def test_template_options_reach_the_spec(client: TestClient, generation: FakeGeneration) -> None:
-    client.post(URL, json={**HELLO, "chat_template_kwargs": {"enable_thinking": False}})
-    assert generation.specs[0].template_options == {"enable_thinking": False}
+    client.post(URL, json={**HELLO, "chat_template_kwargs": {"shout": True}})
+    assert generation.specs[0].template_options == {"shout": True}
 
 
 def test_model_may_be_left_out(client: TestClient) -> None:

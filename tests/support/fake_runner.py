@@ -18,6 +18,7 @@ from slipstream.base.types import TokenLogprob
 from slipstream.engine.runner import RunnerInfo, ScheduledSequence, StepResult
 
 if TYPE_CHECKING:
+    from slipstream.base.output_rules import CallGrammar
     from slipstream.base.sampling import SamplingParams
     from slipstream.engine.grammar import Matcher
     from slipstream.engine.pictures import PromptPicture
@@ -109,6 +110,7 @@ class FakeRunner:
     samplers: dict[int, FakeSampler] = field(default_factory=dict)
     unknown: set[int] = field(default_factory=set)  # sequences a failed step has left in ruins
     steps: list[list[ScheduledSequence]] = field(default_factory=list)
+    accepted: list[tuple[int, list[int]]] = field(default_factory=list)
     num_opened: int = 0
     num_copies: int = 0
     num_interrupts: int = 0
@@ -123,6 +125,7 @@ class FakeRunner:
         token_ids: Sequence[int],
         matcher: Matcher | None = None,
         pictures: tuple[PromptPicture, ...] = (),
+        calls: CallGrammar | None = None,
     ) -> None:
         self._check(seq_id)
         assert seq_id not in self.samplers, "the old sampler was not closed"
@@ -131,6 +134,10 @@ class FakeRunner:
             raise error
         self.samplers[seq_id] = FakeSampler(sampling, list(token_ids), len(token_ids))
         self.num_opened += 1
+
+    def accept(self, seq_id: int, token_ids: Sequence[int]) -> None:
+        self._check(seq_id)
+        self.accepted.append((seq_id, list(token_ids)))
 
     def close_sequence(self, seq_id: int) -> None:
         self._check(seq_id)

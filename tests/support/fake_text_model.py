@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slipstream.base.errors import TemplateError
 from slipstream.base.types import ModelInstanceInfo
+from slipstream.chat.plan import PromptPlan
 from slipstream.runtime.host import EngineHost
 from slipstream.runtime.prompts import ChosenFormat
 from tests.support.fake_runner import VOCAB, FakeRunner, text_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from slipstream.base.types import GenerationSpec
 
 
 @dataclass
@@ -52,24 +56,20 @@ class FakeTextModel(FakeRunner):
 
 
 class FakeFormat:
-    """Renders "role:content;" after `prefix`."""
+    """Renders "role:content;" after `prefix`; the rest of its plans is that of `made`."""
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, prefix: str = "", made: PromptPlan | None = None) -> None:
         self.prefix = prefix
+        self.made = made or PromptPlan("")
 
-    def render(
-        self,
-        messages: Sequence[dict[str, Any]],
-        tools: Sequence[dict[str, Any]] | None = None,
-        *,
-        add_generation_prompt: bool = True,
-        options: Mapping[str, Any] | None = None,
-    ) -> str:
+    def plan(self, spec: GenerationSpec, messages: Sequence[dict[str, Any]]) -> PromptPlan:
         if any(message["role"] == "evil" for message in messages):
             raise TemplateError("no evil", param="messages")
         text = "".join(f"{message['role']}:{message['content']};" for message in messages)
-        tail = "assistant:" if add_generation_prompt else ""
-        return f"{self.prefix}{text}{len(tools or [])}{dict(options or {}) or ''}{tail}"
+        tail = "assistant:" if spec.add_generation_prompt else ""
+        options = spec.template_options or ""
+        prompt = f"{self.prefix}{text}{len(spec.tools or [])}{options}{tail}"
+        return dataclasses.replace(self.made, text=prompt)
 
 
 def fake_info(runner: FakeRunner, max_waiting: int = 8) -> ModelInstanceInfo:

@@ -42,10 +42,12 @@ class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         effort: "" leaves it to the model's template; off, on, low, medium or high otherwise.
         budget: Most tokens of reasoning; None for no limit of its own.
+        is_required: Refuse an effort that a model without reasoning cannot make, instead of leaving it out.
     """
 
     effort: str = ""
     budget: int | None = None
+    is_required: bool = False
 
 
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +142,20 @@ class ToolCallDelta(msgspec.Struct, array_like=True):
     call_id: str = ""
     name: str = ""
     arguments: str = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A whole tool call.
+
+    Attributes:
+        call_id: Of the call, unique in its answer.
+        name: Of the tool.
+        arguments: JSON text of an object; may be cut off where the answer ended by length.
+    """
+
+    call_id: str
+    name: str
+    arguments: str
 
 
 class Usage(msgspec.Struct, array_like=True):

@@ -11,12 +11,14 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol
 
 from slipstream.base.errors import GrammarError
+from slipstream.engine.grammar_lead import with_lead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from llguidance import LLMatcher, LLTokenizer
 
+    from slipstream.base.output_rules import Lead
     from slipstream.base.types import OutputFormat
 
 _log = logging.getLogger(__name__)
@@ -141,32 +143,38 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
         self._eog_ids: frozenset[int] = frozenset()
-        self._compiled: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, str, Lead | None], LLMatcher] = OrderedDict()
 
-    def matcher(self, output_format: OutputFormat) -> Matcher:
+    def matcher(self, output_format: OutputFormat, lead: Lead | None = None) -> Matcher:
         """Return a matcher at the start of the format's grammar. Bounded in time by limits on the grammar.
+
+        Args:
+            output_format: Of the content.
+            lead: What may come before the content, or in its place.
 
         Raises:
             GrammarError: the format is none, or uses what cannot be served; the message names the keyword.
         """
-        key = (output_format.kind, output_format.value)
+        key = (output_format.kind, output_format.value, lead)
         with self._lock:
             compiled = self._compiled.get(key)
             if compiled is None:
-                compiled = self._compile(output_format)
+                compiled = self._compile(output_format, lead)
                 self._compiled[key] = compiled
                 if len(self._compiled) > _MAX_CACHED:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(key)
             return Matcher(compiled.deep_copy(), self._eog_ids)
 
-    def _compile(self, output_format: OutputFormat) -> LLMatcher:
+    def _compile(self, output_format: OutputFormat, lead: Lead | None) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits
 
         if self._tokenizer is None:
             self._tokenizer = self._read_vocabulary()
         try:
             grammar = _grammar(output_format)
+            if lead is not None:
+                grammar = with_lead(grammar, lead, self._vocabulary)
             limits = LLParserLimits(verbose_errors=False)
             matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         except ValueError as error:

@@ -17,13 +17,14 @@ from slipstream.engine.llama_text import LlamaText
 from slipstream.engine.masks import StepMasks
 from slipstream.engine.pictures import PictureReader, SequencePictures
 from slipstream.engine.runner import RunnerInfo, StepResult
-from slipstream.engine.sampler_params import to_native
+from slipstream.engine.sampler_params import add_calls, to_native
 from slipstream.engine.step_cost import step_costs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from slipstream.base.load_config import LoadConfig
+    from slipstream.base.output_rules import CallGrammar, Lead
     from slipstream.base.sampling import SamplingParams
     from slipstream.base.types import OutputFormat
     from slipstream.engine.grammar import Matcher
@@ -255,17 +256,26 @@ class LlamaRunner(LlamaText):
         token_ids: Sequence[int],
         matcher: Matcher | None = None,
         pictures: tuple[PromptPicture, ...] = (),
+        calls: CallGrammar | None = None,
     ) -> None:
         """See ModelRunner."""
         self._sequence_pictures.open(seq_id, pictures)
         text = [token for token in token_ids if token >= 0] if pictures else list(token_ids)
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
+        params = to_native(sampling)
+        if calls is not None:
+            add_calls(params, calls, self.tokenize)
         try:
-            self._runner.open_sequence(seq_id, to_native(sampling), num_logprobs, False, text)
+            self._runner.open_sequence(seq_id, params, num_logprobs, False, text)
         except Exception:
             forward_native_log()  # before a load elsewhere in this process takes it for its own
             raise
         self._masks.open(seq_id, matcher)
+
+    def accept(self, seq_id: int, token_ids: Sequence[int]) -> None:
+        """See ModelRunner."""
+        self._runner.accept(seq_id, list(token_ids))
+        self._masks.say(seq_id, token_ids)
 
     def close_sequence(self, seq_id: int) -> None:
         """See ModelRunner."""
@@ -409,6 +419,6 @@ class LlamaRunner(LlamaText):
 
     # --- any thread ---
 
-    def matcher(self, output_format: OutputFormat) -> Matcher:
+    def matcher(self, output_format: OutputFormat, lead: Lead | None = None) -> Matcher:
         """Compile what an output must look like; see GrammarCompiler.matcher."""
-        return self._grammars.matcher(output_format)
+        return self._grammars.matcher(output_format, lead)

@@ -60,6 +60,16 @@ class StepMasks:
         if matcher is not None:
             self._matchers[seq_id] = matcher
 
+    def say(self, seq_id: int, token_ids: Sequence[int]) -> None:
+        """Follow tokens of `seq_id` that were not sampled.
+
+        Raises:
+            GrammarError: they are not allowed.
+        """
+        matcher = self._matchers.get(seq_id)
+        if matcher is not None:
+            matcher.accept(token_ids)
+
     def begin(self, scheduled: Sequence[ScheduledSequence]) -> None:
         """Start on the masks of a step."""
         self.rows, self._work, next_row = [], [], 0

@@ -43,6 +43,11 @@ class OutputText:
         first_chars = "".join(sorted({re.escape(string[0]) for string in stop}))
         self._starts = re.compile(f"[{first_chars}]") if stop else None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the pieces so far end with a whole character."""
+        return not self._pending
+
     def push(self, piece: bytes) -> str:
         """Take the next token's bytes.
 

@@ -21,11 +21,13 @@ from slipstream.engine.output_text import OutputText
 from slipstream.engine.spec_decode import SpeculationCounters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from slipstream.base.output_rules import CallGrammar
     from slipstream.engine.grammar import Matcher
     from slipstream.engine.pictures import PromptPicture
     from slipstream.engine.runner import RunnerInfo
+    from slipstream.engine.thinking import ThinkingTracker
 
 NO_SEQUENCE = -1
 
@@ -62,6 +64,9 @@ class Request:
         matcher: What its output must look like; None for anything.
         context_overflow: What happens when the context is full: by error it ends with LENGTH, otherwise see `roll`.
         pictures: In the prompt, by start; encoded. Text follows the last one.
+        calls: What keeps calls of tools to their form; None for no such thing.
+        thinking: Follows its reasoning; None for a model that does not reason, or where nobody asks.
+        preserved: Control tokens whose text belongs to the output, and that text.
         token_ids: Prompt and output.
         status: See RequestStatus.
         seq_id: Of its sequence, NO_SEQUENCE while it never had one.
@@ -87,6 +92,9 @@ class Request:
     matcher: Matcher | None = None
     context_overflow: str = "error"
     pictures: tuple[PromptPicture, ...] = ()
+    calls: CallGrammar | None = None
+    thinking: ThinkingTracker | None = None
+    preserved: Mapping[int, bytes] = field(default_factory=dict)
     token_ids: list[int] = field(init=False)
     status: RequestStatus = field(init=False, default=RequestStatus.WAITING)
     seq_id: int = field(init=False, default=NO_SEQUENCE)
@@ -119,6 +127,13 @@ class Request:
     def num_output_tokens(self) -> int:
         """How many they are, the dropped ones included."""
         return len(self.token_ids) + self.num_dropped_tokens - self.num_prompt_tokens
+
+    @property
+    def max_drafts(self) -> int:
+        """How many drafts could all count: no end by length and no end of thinking comes between them."""
+        most = self.max_num_tokens - len(self.token_ids) - 1
+        left = self.thinking.num_left if self.thinking is not None else None
+        return max(0, most if left is None else min(most, left - 1))
 
     @property
     def must_roll(self) -> bool:
@@ -191,6 +206,10 @@ class Request:
             delta.text = text.finish()
             delta.finish_reason = FinishReason.STOP
             return delta
+        if self.preserved:
+            piece = self.preserved.get(token_id, piece)
+        if self.thinking is not None:
+            self.thinking.push(piece)
         delta.text = text.push(piece)
         if text.stop_string is not None:
             delta.finish_reason = FinishReason.STOP
@@ -203,6 +222,29 @@ class Request:
         ):
             delta.text += text.finish()
             delta.finish_reason = FinishReason.LENGTH
+        return delta
+
+    def end_thinking(self) -> OutputDelta | None:
+        """Append the tokens that end the reasoning, where its budget is spent.
+
+        Returns:
+            What the reader gets to see; None if it is not, in the midst of a character, or where there is no room, as
+            the output is about to end then.
+        """
+        if self.thinking is None or not self.thinking.must_end or not self.text.is_whole:
+            return None
+        tokens = self.thinking.end_tokens
+        if (
+            self.num_output_tokens + len(tokens) >= self.max_output_tokens
+            or len(self.token_ids) + len(tokens) >= self.max_num_tokens
+        ):
+            return None
+        delta = OutputDelta(self.request_id)
+        for token_id, piece in tokens:
+            self.token_ids.append(token_id)
+            delta.token_ids.append(token_id)
+            self.thinking.push(piece)
+            delta.text += self.text.push(piece)
         return delta
 
     def usage(self, now_s: float) -> Usage:
@@ -220,6 +262,7 @@ class Request:
             num_accepted_tokens=self.speculation.num_accepted,
             num_rejected_tokens=self.speculation.num_rejected,
             num_ignored_tokens=self.speculation.num_ignored,
+            num_reasoning_tokens=self.thinking.num_tokens if self.thinking else 0,
             draft_positions=self.speculation.positions,
         )
 

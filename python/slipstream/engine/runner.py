@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slipstream.base.errors import SlipstreamError
+    from slipstream.base.output_rules import CallGrammar
     from slipstream.base.sampling import SamplingParams
     from slipstream.base.types import TokenLogprob
     from slipstream.engine.grammar import Matcher
@@ -105,13 +106,22 @@ class ModelRunner(Protocol):
         token_ids: Sequence[int],
         matcher: Matcher | None = None,
         pictures: tuple[PromptPicture, ...] = (),
+        calls: CallGrammar | None = None,
     ) -> None:
         """Give `seq_id` a fresh sampler that has seen `token_ids` (the prompt). Does not touch the KV cache.
 
-        With a `matcher`, which this takes along, only what it allows is sampled. `pictures` are those of the prompt.
+        With a `matcher`, which this takes along, only what it allows is sampled; `calls` keeps calls to their form.
+        `pictures` are those of the prompt.
 
         Raises:
             InvalidRequestError: the sampling parameters cannot be used with this model (GrammarError among them).
+        """
+
+    def accept(self, seq_id: int, token_ids: Sequence[int]) -> None:
+        """Tell the sampler of `seq_id` that these tokens came next without being sampled; they are still to compute.
+
+        Raises:
+            GrammarError: what the sequence may say does not allow them.
         """
 
     def close_sequence(self, seq_id: int) -> None:

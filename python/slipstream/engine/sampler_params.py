@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 
 from slipstream import _core
 from slipstream.base.errors import InvalidRequestError
+from slipstream.base.output_rules import ThinkingTags
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slipstream.base.output_rules import CallGrammar
     from slipstream.base.sampling import SamplingParams
 
 _FIELDS = (
@@ -55,6 +59,24 @@ def to_native(params: SamplingParams) -> _core.SamplerParams:
     native.seed = params.seed or 0
     native.grammar = params.grammar or ""
     return native
+
+
+def add_calls(
+    native: _core.SamplerParams, calls: CallGrammar, tokenize: Callable[..., list[int]]
+) -> None:
+    """Put the grammar of tool calls into the native struct.
+
+    Args:
+        native: From `to_native`.
+        calls: The grammar.
+        tokenize: See ModelRunner; of the same model.
+    """
+    native.grammar = calls.text
+    if calls.triggers:
+        tags = calls.thinking or ThinkingTags()
+        native.set_triggers(list(calls.triggers), tags.start, list(tags.ends), tags.is_open)
+    else:
+        native.grammar_prefix = tokenize(calls.prefix, add_special=False, parse_special=True)
 
 
 def _check_text(name: str, text: str) -> None:

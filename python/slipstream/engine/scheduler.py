@@ -233,7 +233,10 @@ class Scheduler:
                 if is_draft:  # its cell is computed already
                     request.num_computed_tokens += 1
                     self.kv_cache.append(request.seq_id, 1)
-                elif request.must_roll:
+                    continue
+                if request.thinking is not None and not self._end_thinking(request):
+                    return
+                if request.must_roll:
                     self._roll(request)
                 continue
             if is_draft:  # it and those behind it are not accounted for
@@ -241,6 +244,20 @@ class Scheduler:
             delta.usage = request.usage(now_s)
             self._end(request, delta)
             return
+
+    def _end_thinking(self, request: Request) -> bool:
+        """End reasoning whose budget is spent, as if the model had; False if its grammar does not let it."""
+        delta = request.end_thinking()
+        if delta is None:
+            return True
+        self._events.append(delta)
+        self.num_output_tokens += len(delta.token_ids)
+        try:
+            self._runner.accept(request.seq_id, delta.token_ids)
+        except SlipstreamError as error:
+            self.fail(request, error)
+            return False
+        return True
 
     def _roll(self, request: Request) -> None:
         """Make room in a full context. The draft model, whose memory has not rolled, drafts for it no longer."""
@@ -437,6 +454,7 @@ class Scheduler:
                 request.prompt_token_ids,
                 request.matcher,
                 request.pictures,
+                request.calls,
             )
         except (
             Exception

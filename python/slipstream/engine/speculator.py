@@ -99,7 +99,7 @@ class Speculator:
         if limit <= 0 or len(self._costs_s) <= len(scheduled):
             return 0
         # The last token of a request is sampled, never drafted.
-        depths = [max(0, r.max_num_tokens - len(r.token_ids) - 1) for r in requests]
+        depths = [r.max_drafts for r in requests]
         drafts = self._ngram_drafts(requests, depths)
         if self._model:
             self._add_model_drafts(requests, depths, drafts, limit)

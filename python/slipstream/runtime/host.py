@@ -19,6 +19,7 @@ from slipstream.base.errors import (
     ModelLoadError,
     QueueFullError,
 )
+from slipstream.base.output_rules import Lead
 from slipstream.base.queries import QueryFailed
 from slipstream.base.types import FinishReason, ModelInstanceInfo, OutputDelta, RequestFailed, Usage
 from slipstream.engine.core import EngineCore
@@ -26,9 +27,11 @@ from slipstream.engine.prefix_files import PrefixFiles
 from slipstream.engine.prefix_store import PrefixStore
 from slipstream.engine.request import Request, check_fits, failure, max_sequence_tokens
 from slipstream.engine.runner import ModelRunner
+from slipstream.engine.thinking import ThinkingTracker
 from slipstream.models.gguf import check_model_file
 from slipstream.models.projectors import check_projector_file, find_projector
 from slipstream.runtime.images import has_images
+from slipstream.runtime.output_thread import OutputThread, SplitOutput, deliver
 from slipstream.runtime.prompts import ChosenFormat, Prompt, PromptBuilder, Tokenizer, choose_format
 from slipstream.runtime.text_queries import TextQueries
 
@@ -57,8 +60,8 @@ class HostedRunner(ModelRunner, Tokenizer, Protocol):
 
     pictures: PictureReader | None
 
-    def matcher(self, output_format: OutputFormat) -> Matcher:
-        """Return what keeps an output to a form. Any thread."""
+    def matcher(self, output_format: OutputFormat, lead: Lead | None = None) -> Matcher:
+        """Return what keeps an output to a form, with what may come before it. Any thread."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +72,7 @@ class _Record:
     sink: Callable[[list[Event]], None]
     arrival_s: float = field(default_factory=time.monotonic)
     echo: str = ""  # text to put in front of the first delta
+    output: SplitOutput | None = None  # splits its text; None where all of it is content
     is_submitted: bool = False  # the core knows it
     is_aborted: bool = False
 
@@ -89,6 +93,7 @@ class EngineHost:
         any thread      submit --> _records[id], _prompts --.
         prompt threads  render, tokenize <------------------'--> core.submit
         engine thread   core --> _route: events by sink --> sink(events)
+                                    '--> output thread: text, reasoning, tool calls --> sink(events)
 
     Requests with images have a prompt thread of their own, as an image takes as long as a long prompt.
 
@@ -126,6 +131,7 @@ class EngineHost:
         )
         self._lock = threading.Lock()
         self._records: dict[str, _Record] = {}
+        self._outputs = OutputThread()
         self._prompts = _PromptQueue()
         self._picture_prompts = _PromptQueue() if runner.pictures else self._prompts
         self._is_closed = False
@@ -236,7 +242,7 @@ class EngineHost:
                 prompts = self._picture_prompts if has_images(spec.messages) else self._prompts
                 prompts.put(record)
         if error is not None:
-            _deliver(sink, [failure(request_id, error)])
+            deliver(sink, [failure(request_id, error)])
 
     def ask(self, query: Query, reply: Reply) -> None:
         """Have a question about text answered, on the prompt thread. Any thread; after `close` nobody replies."""
@@ -272,6 +278,7 @@ class EngineHost:
         for thread in self._prompt_threads:
             thread.join(min(_PROMPT_JOIN_S, timeout_s))
         self._core.close(timeout_s)
+        self._outputs.close(timeout_s)
         error = ClosedError("the model was unloaded while the request was under way")
         for request_id in list(self._records):
             self._finish(failure(request_id, error))
@@ -318,11 +325,20 @@ class EngineHost:
             message = "the model was unloaded before the request began"
             raise ClosedError(message)
         record.echo = prompt.text
-        sampling, form, matcher = spec.sampling, spec.output_format, None
+        if prompt.parser is not None:
+            record.output = SplitOutput(prompt.parser, record.sink)
+        sampling, form = spec.sampling, spec.output_format
         if form is not None and form.kind == "gbnf":  # llama.cpp's own kind of grammar
-            sampling = msgspec.structs.replace(sampling, grammar=form.value)
-        elif form is not None:
-            matcher = self._runner.matcher(form)
+            sampling, form = msgspec.structs.replace(sampling, grammar=form.value), None
+        matcher = None if form is None else self._matcher(form, prompt)
+        if sampling.grammar is not None and prompt.calls is not None:
+            message = "a GBNF grammar and tools exclude each other; give one of them"
+            raise InvalidRequestError(message, param="grammar")
+        thinking = None
+        if prompt.thinking is not None:
+            reasoning = spec.reasoning
+            budget = 0 if reasoning.effort == "off" else reasoning.budget
+            thinking = ThinkingTracker(prompt.thinking, budget, prompt.end_thinking)
         missing = tuple(stop for stop in prompt.stop if stop not in sampling.stop)
         if missing:
             sampling = msgspec.structs.replace(sampling, stop=sampling.stop + missing)
@@ -337,6 +353,9 @@ class EngineHost:
                 # Tokens behind a picture cannot move: they would have to be computed with it again.
                 context_overflow="error" if pictures else spec.context_overflow,
                 pictures=pictures,
+                calls=prompt.calls,
+                thinking=thinking,
+                preserved=prompt.preserved,
             )
         )
         with self._lock:
@@ -345,11 +364,24 @@ class EngineHost:
         if is_aborted:  # it came while the prompt was made
             self._core.abort(spec.request_id)
 
+    def _matcher(self, form: OutputFormat, prompt: Prompt) -> Matcher | None:
+        """Return what keeps the content of an answer to a form, and leaves reasoning and calls free."""
+        calls, thinking = prompt.calls, prompt.thinking
+        if calls is None:
+            return self._runner.matcher(form, Lead(thinking=thinking) if thinking else None)
+        if not calls.triggers:
+            return None  # the answer is a call, without content
+        if not calls.words:
+            param = form.name or "output_format"
+            message = f"with this model, {param} and tools exclude each other; give one of them"
+            raise InvalidRequestError(message, param=param)
+        return self._runner.matcher(form, Lead(thinking=thinking, calls=calls.words))
+
     def _finish(self, event: Event) -> None:
         """Report a terminal event that does not come from the core."""
         record = self._records.pop(event.request_id, None)
         if record is not None:
-            _deliver(record.sink, [event])
+            deliver(record.sink, [event])
 
     def _route(self, events: list[Event]) -> None:
         """Hand the events of one step to the sinks of their requests, one call each. The core's sink."""
@@ -365,18 +397,12 @@ class EngineHost:
             if record.echo and isinstance(event, OutputDelta):
                 event.text = record.echo + event.text
                 record.echo = ""
-            batches.setdefault(record.sink, []).append(event)
+            if record.output is not None:
+                self._outputs.put(record.output, event)
+            else:
+                batches.setdefault(record.sink, []).append(event)
         for sink, batch in batches.items():
-            _deliver(sink, batch)
-
-
-def _deliver(sink: Callable[[list[Event]], None], events: list[Event]) -> None:
-    try:
-        sink(events)
-    except (
-        Exception
-    ):  # the edge of a caller: its fault must not cost the other requests their events
-        _log.exception("a sink failed; %d of its events are lost", len(events))
+            deliver(sink, batch)
 
 
 def load_projector(runner: LlamaRunner, path: str, config: LoadConfig) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from slipstream.base.errors import InvalidRequestError, TemplateError, UnsupportedError
-from slipstream.base.types import Reasoning
+from slipstream.base.errors import InvalidRequestError, TemplateError
 from slipstream.runtime.images import take_images
 from slipstream.runtime.overflow import (
     check_policy,
@@ -20,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slipstream.base.load_config import LoadConfig
+    from slipstream.base.output_rules import CallGrammar, ThinkingTags
     from slipstream.base.types import GenerationSpec
-    from slipstream.chat.template import PromptFormat
+    from slipstream.chat.output_parser import OutputParser
+    from slipstream.chat.plan import PromptFormat, PromptPlan
     from slipstream.engine.pictures import PictureReader, PromptPicture
 
 _log = logging.getLogger(__name__)
@@ -74,14 +75,24 @@ class Prompt:
     Attributes:
         token_ids: At least one.
         text: What `echo_prompt` sends back; "" unless asked for.
-        stop: See ChosenFormat; empty for prompts that are no chat.
+        stop: Strings that end the answer; empty for prompts that are no chat.
         pictures: In it; not encoded yet.
+        calls: What keeps calls of tools to their form; None where nothing does.
+        thinking: Where the answer may think; None where it does not, or where nobody wants to know.
+        end_thinking: (id, bytes) of the tokens that end thinking.
+        preserved: Control tokens whose text belongs to the answer, and that text.
+        parser: Splits the answer; None where all of it is content.
     """
 
     token_ids: list[int]
     text: str
     stop: tuple[str, ...] = ()
     pictures: tuple[PromptPicture, ...] = ()
+    calls: CallGrammar | None = None
+    thinking: ThinkingTags | None = None
+    end_thinking: tuple[tuple[int, bytes], ...] = ()
+    preserved: dict[int, bytes] = field(default_factory=dict)
+    parser: OutputParser | None = None
 
 
 def choose_format(tokenizer: Tokenizer, config: LoadConfig) -> ChosenFormat:
@@ -108,18 +119,6 @@ def choose_format(tokenizer: Tokenizer, config: LoadConfig) -> ChosenFormat:
             _log.warning("the model's chat template does not parse: %s", error)
     _log.warning("the model has no usable chat template; chats use ChatML")
     return ChosenFormat(ChatTemplate(CHATML, bos, eos), "fallback", (_CHATML_END,))
-
-
-def _refuse_unserved(spec: GenerationSpec) -> None:
-    """Refuse what the types have words for and nothing serves yet; each entry goes with the feature that serves it."""
-    unserved = {
-        "tools": spec.parse_output and spec.tools,
-        "reasoning": spec.reasoning != Reasoning(),
-    }
-    for param, is_asked in unserved.items():
-        if is_asked:
-            message = f"{param} is not supported yet; leave it out"
-            raise UnsupportedError(message, param=param)
 
 
 class PromptBuilder:
@@ -150,11 +149,10 @@ class PromptBuilder:
         One that does not fit is shortened if the spec's `context_overflow` says so; else the engine refuses it.
 
         Raises:
-            UnsupportedError: it asks for something no part of the engine does yet.
-            InvalidRequestError: not exactly one form of prompt, or an empty one and the model has no BOS token.
+            InvalidRequestError: not exactly one form of prompt, an empty one and the model has no BOS token, or a
+                tool choice or reasoning there is not.
             TemplateError: the template refuses the messages.
         """
-        _refuse_unserved(spec)
         check_policy(spec.context_overflow)
         prompt = self._build(spec)
         if spec.context_overflow == "error" or len(prompt.token_ids) < self._limit:
@@ -201,23 +199,48 @@ class PromptBuilder:
                 "beside it"
             )
             raise InvalidRequestError(message, param="messages")
-        text = chosen.format.render(
-            flat,
-            spec.tools,
-            add_generation_prompt=spec.add_generation_prompt,
-            options=spec.template_options,
-        )
+        plan = chosen.format.plan(spec, flat)
+        text = plan.text
         bos = tokenizer.bos_text
         has_bos = bool(bos) and text.startswith(bos)
         echo = text if spec.echo_prompt else ""
+        stop = (*chosen.stop, *plan.stop)
         if images and self._pictures is not None:
             token_ids, pictures = self._pictures.tokenize(text, images, add_special=not has_bos)
             if pictures and pictures[-1].end == len(token_ids):
                 message = "the prompt ends with an image; text has to follow it"
                 raise InvalidRequestError(message, param="messages")
-            return Prompt(token_ids, echo, chosen.stop, pictures)
+            return self._with_form(Prompt(token_ids, echo, stop, pictures), plan)
         token_ids = tokenizer.tokenize(text, add_special=not has_bos, parse_special=True)
-        return Prompt(token_ids or self._only_bos(), echo, chosen.stop)
+        return self._with_form(Prompt(token_ids or self._only_bos(), echo, stop), plan)
+
+    def _with_form(self, prompt: Prompt, plan: PromptPlan) -> Prompt:
+        """Add what the engine needs to know of the answer's form."""
+        if plan.parser is None:
+            return prompt
+        end = plan.thinking.ends[0] if plan.thinking is not None else ""
+        piece_of = self._tokenizer.token_piece
+        return replace(
+            prompt,
+            calls=plan.calls,
+            thinking=plan.thinking,
+            end_thinking=tuple((t, piece_of(t, special=True)) for t in self._token_ids(end)),
+            preserved=self._control_tokens(plan.preserved),
+            parser=plan.parser,
+        )
+
+    def _token_ids(self, text: str) -> list[int]:
+        return self._tokenizer.tokenize(text, add_special=False, parse_special=True) if text else []
+
+    def _control_tokens(self, texts: Sequence[str]) -> dict[int, bytes]:
+        """Return the control tokens that these texts are made of, with their spelling."""
+        found = {}
+        for text in texts:
+            for token_id in self._token_ids(text):
+                piece = self._tokenizer.token_piece(token_id, special=True)
+                if piece and not self._tokenizer.token_piece(token_id):
+                    found[token_id] = piece
+        return found
 
     def _only_bos(self) -> list[int]:
         """Return the prompt that stands for an empty text."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from slipstream.base.errors import SlipstreamError, by_name
-from slipstream.base.types import FinishReason, TokenLogprob, Usage
+from slipstream.base.types import FinishReason, TokenLogprob, ToolCall, Usage
 
 if TYPE_CHECKING:
-    from slipstream.base.types import OutputDelta, RequestFailed
+    from slipstream.base.types import OutputDelta, RequestFailed, ToolCallDelta
 
 
 class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,12 +18,14 @@ class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         request_id: Of the GenerationSpec.
-        text: The output, after the prompt's text where `echo_prompt` asked for it.
+        text: The output, or with `parse_output` its content, after the prompt's text where `echo_prompt` asked for it.
         token_ids: Generated tokens.
         logprobs: One per token id where asked for.
         finish_reason: Why it ended; never None.
         stop_string: The stop string that ended it, where one did.
         usage: Token counts and times.
+        reasoning: What the model thought, with `parse_output`.
+        tool_calls: The tools it calls, with `parse_output`.
     """
 
     request_id: str
@@ -33,6 +35,8 @@ class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason
     stop_string: str | None
     usage: Usage
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class ResultCollector:
@@ -40,6 +44,8 @@ class ResultCollector:
 
     def __init__(self) -> None:
         self._texts: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, list[ToolCallDelta]] = {}
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] | None = None
 
@@ -51,6 +57,10 @@ class ResultCollector:
         """
         if delta.text:
             self._texts.append(delta.text)
+        if delta.reasoning:
+            self._reasoning.append(delta.reasoning)
+        for call in delta.tool_calls:
+            self._calls.setdefault(call.index, []).append(call)
         self._token_ids += delta.token_ids
         if delta.logprobs is not None:
             self._logprobs = (self._logprobs or []) + delta.logprobs
@@ -64,7 +74,14 @@ class ResultCollector:
             finish_reason=delta.finish_reason,
             stop_string=delta.stop_string,
             usage=delta.usage or Usage(),
+            reasoning="".join(self._reasoning),
+            tool_calls=tuple(_whole(pieces) for _index, pieces in sorted(self._calls.items())),
         )
+
+
+def _whole(pieces: list[ToolCallDelta]) -> ToolCall:
+    arguments = "".join(piece.arguments for piece in pieces)
+    return ToolCall(pieces[0].call_id, pieces[0].name, arguments)
 
 
 def error_of(event: RequestFailed) -> SlipstreamError:

@@ -75,7 +75,7 @@ class _Call:
             request_id=new_response_id(),
             messages=[*opening, *history.messages, *self._new],
             sampling=sampling,
-            reasoning=Reasoning(effort=request.reasoning or ""),
+            reasoning=Reasoning(effort=request.reasoning or "", is_required=True),
             parse_output=True,
         )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from slipstream.base.errors import ClosedError
 from slipstream.base.types import FinishReason, Usage
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slipstream.base.types import TokenLogprob
+    from slipstream.runtime.results import GenerationResult
 
 _LOWEST_LOGPROB = -9999.0
 
@@ -32,6 +33,12 @@ class PromptTokensDetails(Answer):
     cached_tokens: int
 
 
+class CompletionTokensDetails(Answer):
+    """Of the output's tokens, those spent on reasoning."""
+
+    reasoning_tokens: int
+
+
 class UsageAnswer(Answer):
     """Token counts of a request: its prompts once each, all its choices' output."""
 
@@ -39,6 +46,7 @@ class UsageAnswer(Answer):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class TopLogprob(Answer):
@@ -71,12 +79,42 @@ class CompletionLogprobs(Answer):
     text_offset: list[int]
 
 
+class CalledFunction(Answer):
+    """The function of a tool call; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class MessageToolCall(Answer):
+    """A tool the model wants to be called."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AssistantMessage(Answer):
-    """The message a chat choice answers with."""
+    """The message a chat choice answers with.
+
+    `content` is null where there are only tool calls. `reasoning_content` and `reasoning` hold the same text, by the
+    two names clients know; they and `tool_calls` are there only if there is something in them.
+    """
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[MessageToolCall] | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        for name in ("reasoning_content", "reasoning", "tool_calls"):
+            if not fields.get(name):
+                fields.pop(name, None)
+        return fields
 
 
 class ChatChoice(Answer):
@@ -168,6 +206,22 @@ def finish_word(reason: FinishReason | None) -> FinishWord:
     raise ClosedError(message)
 
 
+def assistant_message(result: GenerationResult) -> AssistantMessage:
+    """Return the message of a result."""
+    calls = [
+        MessageToolCall(
+            id=call.call_id, function=CalledFunction(name=call.name, arguments=call.arguments)
+        )
+        for call in result.tool_calls
+    ]
+    return AssistantMessage(
+        content=None if calls and not result.text else result.text,
+        reasoning_content=result.reasoning or None,
+        reasoning=result.reasoning or None,
+        tool_calls=calls or None,
+    )
+
+
 def add_usage(usages: Sequence[Usage | None], num_choices: int) -> UsageAnswer:
     """Return the counts of a request.
 
@@ -185,6 +239,9 @@ def add_usage(usages: Sequence[Usage | None], num_choices: int) -> UsageAnswer:
         completion_tokens=num_output_tokens,
         total_tokens=num_prompt_tokens + num_output_tokens,
         prompt_tokens_details=cached,
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=sum(usage.num_reasoning_tokens for usage in present)
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from slipstream.base.types import GenerationSpec
 from slipstream.runtime.generation import fan_out
 from slipstream.server.images import content_of, image_part
 from slipstream.server.openai_schemas import listed
+from slipstream.server.openai_tools import chat_reasoning, chat_tool_choice, chat_tools
 from slipstream.server.output_formats import output_format
 
 if TYPE_CHECKING:
@@ -68,11 +69,17 @@ def chat_specs(request: ChatRequest, request_id: str) -> list[GenerationSpec]:
         max_tokens = request.max_completion_tokens
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     messages = [_message(item, index) for index, item in enumerate(request.messages)]
+    reasoning, options = chat_reasoning(request)
     spec = GenerationSpec(
         request_id=request_id,
         messages=messages,
         sampling=sampling_params(request, max_tokens, logprobs),
-        template_options=request.chat_template_kwargs or {},
+        tools=chat_tools(request),
+        tool_choice=chat_tool_choice(request),
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        reasoning=reasoning,
+        parse_output=True,
+        template_options=options,
         output_format=output_format(request),
         context_overflow=_context_overflow(request),
     )
@@ -215,14 +222,6 @@ def refuse(param: str, what: str) -> None:
 
 
 def _refuse_chat_extras(request: ChatRequest) -> None:
-    if request.tools:
-        refuse("tools", "tools are")
-    if request.functions:
-        refuse("functions", "functions are")
-    if request.function_call not in (None, "none", "auto"):
-        refuse("function_call", "function calls are")
-    if request.tool_choice not in (None, "none", "auto"):
-        refuse("tool_choice", f"tool_choice {str(request.tool_choice)[:40]!r} without tools is")
     if request.modalities is not None and request.modalities != ["text"]:
         refuse("modalities", "modalities other than text are")
 

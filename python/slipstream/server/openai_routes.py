@@ -16,7 +16,6 @@ from slipstream.server.body import parse_body
 from slipstream.server.context import FINGERPRINT, context_of
 from slipstream.server.metrics import Tracker
 from slipstream.server.openai_answers import (
-    AssistantMessage,
     ChatChoice,
     ChatCompletion,
     Completion,
@@ -24,6 +23,7 @@ from slipstream.server.openai_answers import (
     ModelEntry,
     ModelList,
     add_usage,
+    assistant_message,
     chat_logprobs,
     completion_logprobs,
     finish_word,
@@ -166,7 +166,7 @@ async def answer_chat(request: Request, extras: Extras) -> Response:
     choices = [
         ChatChoice(
             index=index,
-            message=AssistantMessage(content=result.text),
+            message=assistant_message(result),
             logprobs=None if result.logprobs is None else chat_logprobs(result.logprobs),
             finish_reason=finish_word(result.finish_reason),
         )

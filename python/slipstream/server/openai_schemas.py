@@ -257,6 +257,32 @@ class SamplingFields(Schema):
     prompt_cache_key: Any = None
 
 
+class ChatReasoning(Schema):
+    """How much the model thinks, in the form of OpenAI's newer API and of routers.
+
+    Attributes:
+        effort: As `reasoning_effort`.
+        max_tokens: Most tokens of it.
+        enabled: On or off, where there is no effort.
+    """
+
+    effort: str | None = None
+    max_tokens: int | None = None
+    enabled: bool | None = None
+
+
+class ChatThinking(Schema):
+    """How much the model thinks, in Anthropic's form.
+
+    Attributes:
+        type: enabled, disabled, or adaptive, which leaves it to the model.
+        budget_tokens: Most tokens of it.
+    """
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = None
+
+
 class ChatRequest(SamplingFields, CompletionFields):
     """Body of POST /v1/chat/completions.
 
@@ -266,11 +292,17 @@ class ChatRequest(SamplingFields, CompletionFields):
         logprobs: Return the log-probability of each output token.
         top_logprobs: And those of this many alternatives; needs `logprobs`.
         chat_template_kwargs: Extra variables for the model's template.
-        tools: Not supported yet: anything but an empty list is refused.
-        tool_choice: `none` or `auto`; without tools they mean the same.
-        parallel_tool_calls: Without effect, as there are no tools.
-        functions: The old form of tools; refused.
+        tools: Functions the client runs.
+        tool_choice: `none`, `auto`, `required`, or the one function to call.
+        parallel_tool_calls: Whether one answer may hold several calls; true if not given.
+        functions: The old form of tools.
         function_call: The old form of tool_choice.
+        reasoning_effort: How much the model thinks; its own default if not given.
+        reasoning: The same, as an object or a word.
+        thinking: The same, in Anthropic's form.
+        enable_thinking: The same, as a switch.
+        thinking_budget: Most tokens of reasoning; -1 for no limit.
+        reasoning_budget: The same.
         modalities: Only ["text"].
     """
 
@@ -279,11 +311,17 @@ class ChatRequest(SamplingFields, CompletionFields):
     logprobs: bool | None = None
     top_logprobs: LogprobCount | None = None
     chat_template_kwargs: PlainObject | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
-    functions: list[Any] | None = None
-    function_call: Any = None
+    tools: list[PlainObject] | None = None
+    tool_choice: str | PlainObject | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[PlainObject] | None = None
+    function_call: str | PlainObject | None = None
+    reasoning_effort: str | None = None
+    reasoning: str | ChatReasoning | None = None
+    thinking: ChatThinking | None = None
+    enable_thinking: bool | None = None
+    thinking_budget: int | None = None
+    reasoning_budget: int | None = None
     modalities: list[str] | None = None
 
 

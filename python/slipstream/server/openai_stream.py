@@ -9,7 +9,7 @@ from slipstream.server.openai_answers import chat_logprobs, completion_logprobs,
 from slipstream.server.sse import data_event
 
 if TYPE_CHECKING:
-    from slipstream.base.types import OutputDelta
+    from slipstream.base.types import OutputDelta, ToolCallDelta
     from slipstream.server.openai_answers import UsageAnswer
 
 _PLACE = "\x00"  # cannot be in JSON text, so it marks where the variable part goes
@@ -80,6 +80,12 @@ class ChatChunks:
         self._end = head.template(
             f'{{"index":{index},"delta":{{}},"logprobs":null,"finish_reason":{_PLACE}}}'
         )
+        self._reasoning = head.template(
+            f'{{"index":{index},"delta":{{"reasoning_content":{_PLACE}}},"logprobs":null,"finish_reason":null}}'
+        )
+        self._calls = head.template(
+            f'{{"index":{index},"delta":{{"tool_calls":{_PLACE}}},"logprobs":null,"finish_reason":null}}'
+        )
         self._begun = False
 
     def add(self, delta: OutputDelta) -> bytes:
@@ -88,6 +94,10 @@ class ChatChunks:
         if not self._begun:
             self._begun = True
             events = b"null".join(self._role)
+        if delta.reasoning:
+            # The same text by both names that clients have for it.
+            text = json.dumps(delta.reasoning)
+            events += _fill(self._reasoning, f'{text},"reasoning":{text}')
         if delta.logprobs:
             # As a stop string can hold text back, a delta may have log-probabilities and no text.
             logprobs = chat_logprobs(delta.logprobs).model_dump_json(ensure_ascii=True)
@@ -95,9 +105,19 @@ class ChatChunks:
         elif delta.text:
             # ASCII with escapes: some clients split lines at U+2028, which JSON allows unescaped
             events += _fill(self._text, json.dumps(delta.text))
+        for call in delta.tool_calls:
+            events += _fill(self._calls, json.dumps([_call_delta(call)]))
         if delta.finish_reason is not None:
             events += _fill(self._end, f'"{finish_word(delta.finish_reason)}"')
         return events
+
+
+def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
+    """Return a piece of a tool call: with its id and name on the first one only."""
+    if not call.call_id:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.call_id, "type": "function", "function": function}
 
 
 class CompletionChunks:

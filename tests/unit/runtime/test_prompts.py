@@ -2,9 +2,9 @@
 
 import pytest
 
-from slipstream.base.errors import InvalidRequestError, TemplateError, UnsupportedError
+from slipstream.base.errors import InvalidRequestError, TemplateError
 from slipstream.base.sampling import SamplingParams
-from slipstream.base.types import GenerationSpec, Reasoning
+from slipstream.base.types import GenerationSpec
 from slipstream.runtime.prompts import ChosenFormat, Prompt, PromptBuilder
 from tests.support.fake_runner import text_tokens
 from tests.support.fake_text_model import FakeFormat, FakeTextModel
@@ -51,19 +51,6 @@ def test_an_empty_prompt_becomes_the_bos_where_there_is_one(fields):
     with pytest.raises(InvalidRequestError, match="empty") as caught:
         builder(has_bos=False).build(spec(**fields))
     assert caught.value.param == "prompt"
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"tools": [{}], "parse_output": True}, "tools"),
-        ({"reasoning": Reasoning(effort="low")}, "reasoning"),
-    ],
-)
-def test_what_nothing_serves_yet_is_refused_and_not_ignored(fields, param):
-    with pytest.raises(UnsupportedError) as caught:
-        builder().build(spec(messages=HELLO, **fields))
-    assert caught.value.param == param
 
 
 def test_empty_messages_are_refused():

@@ -1,0 +1,85 @@
+"""How much a model thinks: the one setting as template variables, and where the prompt leaves the model to think."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slipstream.base.errors import InvalidRequestError
+from slipstream.base.output_rules import ThinkingTags
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slipstream.base.types import GenerationSpec, Reasoning
+
+_LEVELS = ("low", "medium", "high")
+EFFORTS = ("", "off", "on", *_LEVELS)
+
+
+def template_variables(spec: GenerationSpec) -> dict[str, Any]:
+    """Return the template variables of a request: its effort by every name templates have for it, and its own.
+
+    Raises:
+        InvalidRequestError: an effort there is not, or a budget below 0.
+    """
+    reasoning = spec.reasoning
+    check_reasoning(reasoning)
+    variables: dict[str, Any] = {}
+    if reasoning.effort:
+        is_on = reasoning.effort != "off"
+        variables = {"enable_thinking": is_on, "thinking": is_on}
+    if reasoning.effort in _LEVELS:
+        variables["reasoning_effort"] = reasoning.effort
+    return {**variables, **spec.template_options}
+
+
+def check_reasoning(reasoning: Reasoning) -> None:
+    """Refuse values there are not.
+
+    Raises:
+        InvalidRequestError: so it is.
+    """
+    if reasoning.effort not in EFFORTS:
+        message = f"reasoning is {reasoning.effort!r}; it must be {', '.join(EFFORTS[1:])}"
+        raise InvalidRequestError(message, param="reasoning")
+    if reasoning.budget is not None and reasoning.budget < 0:
+        message = f"the reasoning budget is {reasoning.budget}; it must be at least 0"
+        raise InvalidRequestError(message, param="reasoning")
+
+
+def is_off(spec: GenerationSpec) -> bool:
+    """Whether a model that thinks must not. A grammar of llama.cpp's own is about the whole output, so it must not."""
+    form = spec.output_format
+    has_gbnf = spec.sampling.grammar is not None or (form is not None and form.kind == "gbnf")
+    return spec.reasoning.effort == "off" or spec.reasoning.budget == 0 or has_gbnf
+
+
+def refuse_reasoning(reasoning: Reasoning) -> None:
+    """Refuse reasoning that is required of a model that has none.
+
+    Raises:
+        InvalidRequestError: so it is.
+    """
+    if reasoning.is_required and reasoning.effort not in ("", "off"):
+        message = f"this model does not reason, so reasoning {reasoning.effort!r} cannot be had; leave it out"
+        raise InvalidRequestError(message, param="reasoning")
+
+
+def thinking_tags(start: str, ends: Sequence[str], generation_prompt: str) -> ThinkingTags:
+    """Return the tags of a plan.
+
+    Args:
+        start: Of the template's analysis, as `ends`.
+        ends: At least one.
+        generation_prompt: The end of the prompt, which tells whether the thinking has begun.
+    """
+    place = generation_prompt.rfind(start) if start else 0
+    behind = generation_prompt[place + len(start) :]
+    is_open = place >= 0 and not any(end in behind for end in ends)
+    return ThinkingTags(start=start, ends=tuple(ends), is_open=is_open)
+
+
+def closing(tags: ThinkingTags, generation_prompt: str) -> str:
+    """Return the text that ends thinking which the prompt has begun, as templates with an off switch write it."""
+    end = tags.ends[0]
+    return f"\n{end.strip()}\n\n" if generation_prompt.endswith("\n") else end
