@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from slipstream.base.types import ToolCallDelta
+from slipstream.chat.bare_calls import bare_calls, may_be_calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -140,6 +141,11 @@ class OutputParser:
         if is_last and not is_match:
             _, reasoning, content, calls = self._native.parse(self._text)
             calls = [call for call in calls if _is_object(call[2])]
+        if self._names and not (calls or self._content) and may_be_calls(content):
+            # Told when it is whole: as calls if that is all it is, else as content.
+            found = bare_calls(content, self._names) if is_last else []
+            calls, is_match = found, is_match or bool(found)
+            content = "" if found or not is_last else content
         del calls[self._most_calls or len(calls) :]
         end_s = self._clock()
         self.num_parses += 1

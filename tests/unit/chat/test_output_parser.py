@@ -139,3 +139,14 @@ def test_names_come_back_as_the_caller_gave_them_with_ids_of_their_own() -> None
     assert len({call.call_id for call in begun}) == 2
     assert all(re.fullmatch("[0-9]{9}", call.call_id) for call in begun)
     assert json.loads("".join(c.arguments for c in delta.tool_calls if c.index == 1)) == {}
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_calls_as_plain_json_are_calls_and_other_json_is_content(size: int) -> None:
+    for output, calls in (
+        ('{"name": "add", "arguments": {"a": 1}}', [["plus", '{"a": 1}']]),
+        ('{"name": "Ada", "arguments": {"a": 1}}', []),
+    ):
+        pieces = [output[i : i + size] for i in range(0, len(output), size)]
+        parts = play(OutputParser(FakeNative(), {"add": "plus"}), pieces)
+        assert parts == ("" if calls else output, "", calls)
