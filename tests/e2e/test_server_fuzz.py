@@ -41,6 +41,7 @@ CODES = {
     400: {None, "context_length_exceeded"},
     500: {None, "model_load_failed", "context_create_failed"},
     503: {"engine_died"},
+    507: {"insufficient_memory"},  # what a damaged header asks for, refused by the guardrails
 }
 
 

@@ -121,9 +121,10 @@ def _kv_bytes(header: GgufHeader, kv_type: str, num_cells: int) -> int:
     key = (_numbers(header, "attention.key_length") or [head_size])[0]
     value = (_numbers(header, "attention.value_length") or [head_size])[0]
     heads = _numbers(header, "attention.head_count_kv") or [num_heads]
-    per_layer = heads if len(heads) == header.block_count else heads[:1] * header.block_count
+    layers = header.block_count  # of a damaged header a number no list may have
+    num_kv_heads = sum(heads) if len(heads) == layers else heads[0] * layers
     every = (_numbers(header, "full_attention_interval") or [1])[0]  # of hybrids such as qwen3next
-    num_elements = (key + value) * sum(per_layer) // max(every, 1)
+    num_elements = (key + value) * num_kv_heads // max(every, 1)
     block, size = _TYPES.get(kv_type, (1, 2))
     return num_cells * num_elements * size // block
 
