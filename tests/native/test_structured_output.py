@@ -20,6 +20,7 @@ from slipstream.base.types import (
 from slipstream.engine.grammar import Matcher
 from slipstream.engine.request import Request, check_request
 from tests.support.hand_driven import HandDrivenEngine
+from tests.support.together import together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,7 +176,8 @@ def test_a_preempted_request_goes_on_where_it_was(tiny_path: Callable[[str], Pat
     config = LoadConfig(context_length=256, parallel=3, threads=1, speculation="off")
     with LLM(tiny_path("llama"), config) as small:
         specs = [spec(f"{i}", "regex", f"{i}[a-f]{{99}}") for i in range(3)]
-        results = small.run(specs)
+        with together(small, len(specs)):
+            results = small.run(specs)
         assert small.stats().preemptions_total > 0
     for i, result in enumerate(results):
         assert re.fullmatch(f"{i}[a-f]{{99}}", result.text)
