@@ -21,13 +21,16 @@ PACKAGE_pydantic_ai := pydantic-ai-slim[openai,anthropic]
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: run test test-unit test-clients lint build demo peers bench bench-serve clean distclean help
+.PHONY: run test stub test-unit test-clients lint build demo peers bench bench-serve clean distclean help
 
 run: build demo  ## build, bring the demo model, serve it on http://127.0.0.1:1234
 	@$(BIN)/slipstream serve demo --host $(HOST) --port $(PORT) $(ARGS)
 
 test: build demo $(STAMPS)/minilm  ## run every test
 	@$(BIN)/python -m pytest $(ARGS)
+
+stub: build  ## write the stub of the native core anew
+	@$(BIN)/python -m nanobind.stubgen -q -m slipstream._core -o python/slipstream/_core.pyi
 
 test-unit: build $(STAMPS)/test  ## run the tests that need neither a model nor a socket (milliseconds each)
 	@$(BIN)/python -m pytest tests/unit tests/test_layers.py $(ARGS)

@@ -12,6 +12,8 @@ from slipstream.base.ranges import check_ranges
 
 DEFAULT_TTL_S = 3600.0
 MAX_TTL_S = 10 * 365 * 86400.0
+MAX_IMAGE_TIMEOUT_S = 300.0
+ImageUrls = Literal["off", "public", "any"]
 Guardrails = Literal["off", "relaxed", "balanced", "strict", "custom"]
 
 
@@ -27,6 +29,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         require_auth: Ask for an API token on every route that is not about the server itself.
         max_body_bytes: Larger request bodies are refused. 32 MiB hold an image or two of the largest size.
         keep_alive_s: Seconds between comments in a stream that has no output yet.
+        image_urls: Fetch images that requests name by http(s) URLs: `off`, from `public` addresses only, or from `any`,
+            which lets who may use the server reach what it can reach.
+        image_timeout_s: Seconds that fetching the images of a request may take.
         jit: Load a model that a request names and that is not loaded ("just in time").
         ttl_s: Seconds a model that was loaded so may be idle before it is unloaded; None for ever.
         auto_evict: Loading a model so unloads the others that were loaded so.
@@ -44,6 +49,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     require_auth: bool = False
     max_body_bytes: int = 32 << 20
     keep_alive_s: float = 5.0
+    image_urls: ImageUrls = "off"
+    image_timeout_s: float = 10.0
     jit: bool = True
     ttl_s: float | None = DEFAULT_TTL_S
     auto_evict: bool = True
@@ -53,5 +60,6 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_ranges(self, {"port": (1, MAX_PORT), "max_body_bytes": (1, 2**31 - 1)})
         check_ranges(self, {"keep_alive_s": (0.001, 3600.0)}, (int, float))
+        check_ranges(self, {"image_timeout_s": (0.001, MAX_IMAGE_TIMEOUT_S)}, (int, float))
         check_ranges(self, {"ttl_s": (0.001, MAX_TTL_S)}, (int, float), optional=("ttl_s",))
         check_ranges(self, {"guardrail_bytes": (0, 2**60)})

@@ -10,7 +10,7 @@ from slipstream.base.types import FinishReason, OutputDelta, Usage
 from slipstream.server.errors import describe
 from slipstream.server.openai_answers import Answer, finish_word
 from slipstream.server.segments import Change, Edge, Kind, Segments
-from slipstream.server.sse import named_event
+from slipstream.server.sse import PLACE, cut_event, named_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +30,11 @@ _ERROR_TYPES = {
     429: "rate_limit_error",
     501: "invalid_request_error",
     503: "overloaded_error",
+}
+_DELTAS = {
+    Kind.MESSAGE: ("text_delta", "text"),
+    Kind.REASONING: ("thinking_delta", "thinking"),
+    Kind.TOOL_CALL: ("input_json_delta", "partial_json"),
 }
 
 
@@ -92,12 +97,17 @@ class MessageStream:
         self._stop_reason: StopReason | None = None
         self._stop_sequence: str | None = None
         self._has_begun = False
+        self._pieces: list[bytes] = []  # of a delta of the open text, without the text
 
     def add(self, delta: OutputDelta) -> bytes:
         """Return the events of one delta, the first ones before the first delta's; may be b""."""
         self._usage = delta.usage or self._usage
         events = b"" if self._has_begun else self._begin()
-        events += self._events(self._segments.add(delta))
+        piece = self._segments.continued(delta)
+        if piece:
+            events += json.dumps(piece).encode().join(self._pieces)
+        else:
+            events += self._events(self._segments.add(delta))
         if delta.finish_reason is not None:
             self._stop_reason = _stop_reason(delta)
             self._stop_sequence = delta.stop_string
@@ -125,7 +135,13 @@ class MessageStream:
         return _event("message_delta", delta=delta, usage=usage) + _event("message_stop")
 
     def _events(self, changes: Iterable[Change]) -> bytes:
-        return b"".join(_change_event(change) for change in changes)
+        events = b""
+        for change in changes:
+            events += _change_event(change)
+            if change.edge is Edge.START:
+                index, kind = change.segment.index, change.segment.kind
+                self._pieces = cut_event(*_delta_event(index, kind, PLACE))
+        return events
 
 
 def anthropic_end(error: BaseException | None) -> bytes:
@@ -171,12 +187,13 @@ def _change_event(change: Change) -> bytes:
         return _event("content_block_start", index=index, content_block=block)
     if change.edge is Edge.END:
         return _event("content_block_stop", index=index)
-    kind, field = {
-        Kind.MESSAGE: ("text_delta", "text"),
-        Kind.REASONING: ("thinking_delta", "thinking"),
-        Kind.TOOL_CALL: ("input_json_delta", "partial_json"),
-    }[change.segment.kind]
-    return _event("content_block_delta", index=index, delta={"type": kind, field: change.piece})
+    return named_event(*_delta_event(index, change.segment.kind, change.piece))
+
+
+def _delta_event(index: int, kind: Kind, piece: str) -> tuple[str, dict[str, Any]]:
+    name = "content_block_delta"
+    word, field = _DELTAS[kind]
+    return name, {"type": name, "index": index, "delta": {"type": word, field: piece}}
 
 
 def _event(name: str, **fields: Any) -> bytes:

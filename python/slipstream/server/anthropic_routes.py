@@ -14,6 +14,7 @@ from slipstream.server.anthropic_requests import messages_spec, prompt_spec
 from slipstream.server.anthropic_schemas import CountTokensRequest, MessagesRequest
 from slipstream.server.body import parse_body
 from slipstream.server.context import context_of
+from slipstream.server.image_fetch import fetched
 from slipstream.server.metrics import Tracker
 from slipstream.server.openai_requests import new_id
 from slipstream.server.sse import SseResponse
@@ -63,7 +64,9 @@ async def create_message(request: Request) -> Response:
     """Answer a conversation in Anthropic's form."""
     context = context_of(request)
     body = parse_body(await request.body(), MessagesRequest)
-    call = _Call(context, body.model, messages_spec(body, new_id("msg", "_")))
+    spec = messages_spec(body, new_id("msg", "_"))
+    spec.messages = await fetched(context, request, spec.messages or [])
+    call = _Call(context, body.model, spec)
     if body.stream:
         keep_alive_s = context.settings.keep_alive_s
         return SseResponse(call.events(), context.in_flight, keep_alive_s, anthropic_end)
@@ -75,7 +78,9 @@ async def count_message_tokens(request: Request) -> Response:
     """Count the tokens of the prompt a request would have."""
     context = context_of(request)
     body = parse_body(await request.body(), CountTokensRequest)
-    query = CountPrompt(spec=prompt_spec(body, new_id("count", "_")))
+    spec = prompt_spec(body, new_id("count", "_"))
+    spec.messages = await fetched(context, request, spec.messages or [])
+    query = CountPrompt(spec=spec)
     ask = context.generation.ask(body.model, query)
     _model, count = await context.in_flight.run(ask, request.receive)
     assert isinstance(count, Count)

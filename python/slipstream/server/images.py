@@ -15,12 +15,18 @@ _MAX_DATA_CHARS = MAX_IMAGE_BYTES * 4 // 3 + 4
 _IMAGE_PREFIX = "data:image/"
 
 
-def image_part(url: str | None, path: str) -> dict[str, Any]:
+def is_remote(url: str) -> bool:
+    """Whether a URL is one to fetch; see image_fetch."""
+    return url[:8].lower().startswith(("http://", "https://"))
+
+
+def image_part(url: str | None, path: str, *, may_be_remote: bool = True) -> dict[str, Any]:
     """Return an image as a part of a message's content.
 
     Args:
-        url: A base64 data URL of an image.
+        url: A base64 data URL of an image, or an http(s) URL.
         path: Of the field that holds it.
+        may_be_remote: Take http(s) URLs, which `fetch_images` has to replace.
 
     Raises:
         InvalidRequestError: none, another kind of URL, or a larger image than is taken.
@@ -28,12 +34,11 @@ def image_part(url: str | None, path: str) -> dict[str, Any]:
     if url is None:
         message = f"{path} is required in an image part"
         raise InvalidRequestError(message, param=path)
+    if may_be_remote and is_remote(url):
+        return {"type": "image_url", "image_url": {"url": url}}
     head, comma, data = url.partition(",")
     if not (comma and head.startswith(_IMAGE_PREFIX) and head.endswith(";base64")):
-        message = (
-            f"{path} must be a base64 data URL, as in data:image/png;base64,…; this server fetches "
-            "no images from elsewhere"
-        )
+        message = f"{path} must be a base64 data URL, as in data:image/png;base64,…"
         raise InvalidRequestError(message, param=path)
     if len(data) > _MAX_DATA_CHARS:
         message = f"{path} is larger than the {MAX_IMAGE_BYTES >> 20} MiB an image may have"

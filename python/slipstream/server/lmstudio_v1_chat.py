@@ -191,7 +191,7 @@ def _user_content(request: NativeChatRequest) -> str | list[dict[str, Any]]:
     if isinstance(request.input, str):
         return request.input
     parts = [
-        image_part(item.data_url, f"input[{index}].data_url")
+        image_part(item.data_url, f"input[{index}].data_url", may_be_remote=False)
         if isinstance(item, ImageItem)
         else item.content
         for index, item in enumerate(request.input)

@@ -65,6 +65,9 @@ class NativeChatStream:
     def add(self, delta: OutputDelta) -> bytes:
         """Return the events of one delta; may be b""."""
         self.usage = delta.usage or self.usage
+        piece = self.segments.continued(delta)
+        if piece:
+            return _event(f"{self.segments.all[-1].kind}.delta", content=piece)
         return _changes(self.segments.add(delta))
 
     def finish(self) -> bytes:

@@ -14,6 +14,7 @@ from slipstream.runtime.model_manager import ModelState
 from slipstream.runtime.results import GenerationResult, ResultCollector
 from slipstream.server.body import parse_body
 from slipstream.server.context import FINGERPRINT, context_of
+from slipstream.server.image_fetch import fetched
 from slipstream.server.metrics import Tracker
 from slipstream.server.openai_answers import (
     ChatChoice,
@@ -159,7 +160,11 @@ async def answer_chat(request: Request, extras: Extras) -> Response:
     context = context_of(request)
     body = parse_body(await request.body(), ChatRequest)
     request_id = new_id("chatcmpl")
-    call = _Call(context, body, request_id, chat_specs(body, request_id), extras)
+    specs = chat_specs(body, request_id)
+    messages = await fetched(context, request, specs[0].messages or [])
+    for spec in specs:
+        spec.messages = messages
+    call = _Call(context, body, request_id, specs, extras)
     if body.stream:
         return _stream(call, "chat.completion.chunk", ChatChunks)
     model, results = await context.in_flight.run(call.collect(), request.receive)

@@ -15,6 +15,7 @@ from slipstream.base.errors import PreviousResponseError, ResponseNotFoundError
 from slipstream.runtime.chat_store import History, StoredTurn
 from slipstream.server.body import parse_body
 from slipstream.server.context import context_of
+from slipstream.server.image_fetch import fetched
 from slipstream.server.metrics import Tracker
 from slipstream.server.openai_answers import finish_word
 from slipstream.server.responses_answers import DeletedResponse, begun
@@ -133,7 +134,7 @@ async def create_response(request: Request) -> Response:
     """Answer a conversation, and remember it for the next turn."""
     context = context_of(request)
     body = parse_body(await request.body(), ResponsesRequest)
-    new = input_messages(body.input)
+    new = await fetched(context, request, input_messages(body.input))
     history = await history_of(context, body.previous_response_id)
     spec = responses_spec(body, new_response_id(), history, new)
     call = _Call(context, body, spec, new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from slipstream.base.types import FinishReason
@@ -15,7 +16,7 @@ from slipstream.server.responses_answers import (
     token_logprobs,
 )
 from slipstream.server.segments import Change, Edge, Kind, Segments
-from slipstream.server.sse import named_event
+from slipstream.server.sse import PLACE, cut_event, named_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +50,7 @@ class ResponseStream:
         self.segments = Segments()
         self._num_events = 0
         self._status = "completed"  # of items that end
+        self._pieces: list[bytes] = []  # of a delta of the open text, without number and text
 
     def begin(self) -> bytes:
         """Return the first events."""
@@ -56,7 +58,13 @@ class ResponseStream:
 
     def add(self, delta: OutputDelta) -> bytes:
         """Return the events of one delta; may be b""."""
-        return self._events(self.segments.add(delta))
+        piece = self.segments.continued(delta)
+        if not piece:
+            return self._events(self.segments.add(delta))
+        head, middle, tail = self._pieces
+        event = b"%b%d%b%b%b" % (head, self._num_events, middle, json.dumps(piece).encode(), tail)
+        self._num_events += 1
+        return event
 
     def end(self, reason: FinishReason | None, usage: Usage | None) -> tuple[bytes, bytes]:
         """Return the events that close the items, and the last one, which tells of the whole answer."""
@@ -89,6 +97,16 @@ class ResponseStream:
         event = self._event("response.output_item.added", output_index=segment.index, item=item)
         if segment.kind is not Kind.TOOL_CALL:
             event += self._part("response.content_part.added", segment, part_of(segment, "", ()))
+            name = f"{_PIECES[segment.kind]}.delta"
+            fields = {
+                "type": name,
+                "sequence_number": PLACE,
+                **self._place(segment),
+                "delta": PLACE,
+            }
+            if segment.kind is Kind.MESSAGE:
+                fields["logprobs"] = []
+            self._pieces = cut_event(name, fields)
         return event
 
     def _delta(self, change: Change) -> bytes:

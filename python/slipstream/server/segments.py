@@ -84,6 +84,23 @@ class Segments:
         for call in delta.tool_calls:
             yield from self._append_call(call)
 
+    def continued(self, delta: OutputDelta) -> str:
+        """Take a delta that does nothing but continue the open run of text: the way of nearly every token.
+
+        Returns:
+            The piece that was added to the last segment; "" if the delta is one for `add`.
+        """
+        if not self._is_open or delta.logprobs or delta.tool_calls:
+            return ""
+        segment = self.all[-1]
+        if segment.kind is Kind.MESSAGE:
+            piece = "" if delta.reasoning else delta.text
+        else:
+            piece = delta.reasoning if segment.kind is Kind.REASONING and not delta.text else ""
+        if piece:
+            segment.pieces.append(piece)
+        return piece
+
     def finish(self) -> Iterator[Change]:
         """Yield what closes the answer; one that said nothing has an empty message."""
         if not self.all:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from slipstream.server.in_flight import InFlight
 
+PLACE = "\x00"  # stands for a value that changes
+_PLACE_JSON = json.dumps(PLACE).encode("ascii")
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -34,6 +36,11 @@ def named_event(name: str, fields: dict[str, Any]) -> bytes:
     """Return one event with a name of its own and JSON data; ASCII, as some clients split lines at U+2028."""
     data = json.dumps(fields, separators=(",", ":"))
     return f"event: {name}\ndata: {data}\n\n".encode("ascii")
+
+
+def cut_event(name: str, fields: dict[str, Any]) -> list[bytes]:
+    """Return a named event cut at every value that is PLACE, for what is sent with each token."""
+    return named_event(name, fields).split(_PLACE_JSON)
 
 
 def openai_end(error: BaseException | None) -> bytes:
