@@ -84,8 +84,25 @@ def test_an_answer_has_its_figures(
         assert json.loads(chunks[-2])["stats"] == answer["stats"]
 
 
-def test_openais_own_routes_have_none_of_it(client: TestClient) -> None:  # noqa: F811
-    assert "stats" not in client.post("/v1/chat/completions", json=CHAT).json()
+def test_openais_own_routes_tell_of_a_draft_model_only(client: TestClient) -> None:  # noqa: F811
+    assert client.post("/v1/chat/completions", json=CHAT).json()["stats"] == {}
+    load(client, context_length=2048, draft_model="acme/chat-7b@q8_0")
+    generation = client.app.state.context.generation.inner
+    generation.models.key = KEY
+    generation.script = ending(FinishReason.STOP, None)
+    stats = {
+        "draft_model": "Chat-7B-Q8_0", "total_draft_tokens_count": 6, "accepted_draft_tokens_count": 3,
+        "rejected_draft_tokens_count": 1, "ignored_draft_tokens_count": 2,
+    }  # fmt: skip
+    for path, body in (("chat/completions", CHAT), ("completions", {"prompt": "Hi"})):
+        answer = client.post(f"/v1/{path}", json=body).json()
+        assert answer["stats"] == stats
+        assert not {"model_info", "runtime"} & answer.keys()
+        plain = client.post(f"/v1/{path}", json={**body, "stream": True}).text
+        assert '"stats"' not in plain, "no chunk without a choice that nobody asked for"
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        text = client.post(f"/v1/{path}", json=body | options).text
+        assert json.loads(text.split("\n\n")[-3].removeprefix("data: "))["stats"] == stats
 
 
 def test_embeddings_are_those_of_the_other_route(client: TestClient) -> None:  # noqa: F811

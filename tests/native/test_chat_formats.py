@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from slipstream.base.errors import InvalidRequestError
-from slipstream.base.types import GenerationSpec, Reasoning
-from slipstream.chat.template import CHATML, ChatTemplate, RoleAffixes
+from slipstream.base.types import GenerationSpec, OutputFormat, Reasoning
+from slipstream.chat.role_affixes import RoleAffixes
+from slipstream.chat.template import CHATML, ChatTemplate
+from slipstream.engine.grammar import GrammarCompiler
 from tests.support.chat_templates import llama_cpp_template
 
 if TYPE_CHECKING:
     from slipstream.chat.plan import PromptPlan
+    from slipstream.native import Model
 
 HELLO = [{"role": "user", "content": "Weather in Rome?"}]
 WEATHER = {
@@ -319,3 +322,99 @@ def test_manual_affixes_have_the_default_format() -> None:
     assert plan.text.endswith("A: ")
     output = '[TOOL_REQUEST]{"name": "now", "arguments": {}}[END_TOOL_REQUEST]'
     assert split(plan, list(output))[2] == [("now", "{}")]
+
+
+SCHEMA = OutputFormat(
+    kind="json_schema",
+    value='{"properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": false}',
+)
+# What a model says with a form of the content and tools, and what that is: content, reasoning, calls.
+HARMONY = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+FORMED: dict[str, list[tuple[str, str, str, list[str]]]] = {
+    "openai-gpt-oss-120b": [
+        ('<|channel|>final<|message|>{"a": 1}', '{"a": 1}', "", []),
+        (f'{HARMONY}<|channel|>final<|message|>{{"a": 1}}', '{"a": 1}', "Hm.", []),
+        (
+            f"{HARMONY}<|channel|>commentary to=functions.now <|constrain|>json<|message|>{{}}",
+            "",
+            "Hm.",
+            ["now"],
+        ),
+        ("<|channel|>commentary to=functions.now<|message|>{}", "", "", ["now"]),
+    ],
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": [
+        ('<|START_RESPONSE|>{"a": 1}', '{"a": 1}', "", []),
+        (
+            '<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>{"a": 1}',
+            '{"a": 1}',
+            "Hm.",
+            [],
+        ),
+        (
+            "<|START_THINKING|>Hm.<|END_THINKING|><|START_ACTION|>[\n"
+            '    {"tool_call_id": "0", "tool_name": "now", "parameters": {}}\n]<|END_ACTION|>',
+            "",
+            "Hm.",
+            ["now"],
+        ),
+    ],
+    "meetkai-functionary-medium-v3.2": [
+        ('all\n{"a": 1}', '{"a": 1}', "", []),
+        ("now\n{}", "", "", ["now"]),
+    ],
+    "meta-llama-Llama-3.1-8B-Instruct": [
+        ('{"a": 1}', '{"a": 1}', "", []),
+        ('{"name": "now", "parameters": {}}', "", "", ["now"]),
+    ],
+    "Qwen-Qwen3-0.6B": [
+        ('{"a": 1}', '{"a": 1}', "", []),
+        ('<think>Hm.</think>\n\n{"a": 1}', '{"a": 1}', "Hm.", []),
+        (
+            '<think>Hm.</think>\n\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>',
+            "",
+            "Hm.",
+            ["now"],
+        ),
+    ],
+    "deepseek-ai-DeepSeek-V3.1": [('Hm.</think>{"a": 1}', '{"a": 1}', "Hm.", [])],
+}
+
+
+@pytest.mark.parametrize("name", FORMED)
+def test_content_with_a_form_stands_where_the_template_puts_content(
+    model: Model, name: str
+) -> None:
+    template, compiler = load(name), GrammarCompiler(model)
+    for tools in (TOOLS, None):
+        for output, content, reasoning, calls in FORMED[name]:
+            if calls and not tools:
+                continue
+            plan = planned(template, tools=tools, output_format=SCHEMA)
+            assert plan.lead is not None
+            matcher = compiler.matcher(SCHEMA, plan.lead)
+            ids = model.tokenize(output, add_special=False, parse_special=False)
+            assert matcher.num_allowed(ids) == len(ids), output[: matcher.num_allowed(ids)]
+            matcher.accept(ids)
+            assert matcher.can_end
+            if plan.parser is None:
+                assert (content, reasoning) == (output, "")
+                continue
+            text, thought, called = split(plan, list(output))
+            assert (text.strip(), thought.strip()) == (content, reasoning)
+            assert [called_name for called_name, _ in called] == calls
+
+
+@pytest.mark.parametrize("name", FORMED)
+def test_content_of_another_form_is_not_allowed_anywhere(model: Model, name: str) -> None:
+    template, compiler = load(name), GrammarCompiler(model)
+    plan = planned(template, tools=TOOLS, output_format=SCHEMA)
+    for output, content, _reasoning, _calls in FORMED[name]:
+        if content:
+            wrong = output.replace(content, '{"b": 1}')
+            ids = model.tokenize(wrong, add_special=False, parse_special=False)
+            assert compiler.matcher(SCHEMA, plan.lead).num_allowed(ids) < len(ids)
+
+
+def test_a_template_that_cannot_tell_calls_from_content_says_so() -> None:
+    plan = planned(load("muse-glimmer"), tools=TOOLS, output_format=SCHEMA)
+    assert plan.lead is None

@@ -11,7 +11,8 @@ import jinja2.sandbox
 import pytest
 
 from slipstream.base.errors import TemplateError
-from slipstream.chat.template import CHATML, ChatTemplate, RoleAffixes
+from slipstream.chat.role_affixes import RoleAffixes
+from slipstream.chat.template import CHATML, ChatTemplate
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},

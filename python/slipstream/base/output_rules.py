@@ -25,14 +25,12 @@ class CallGrammar(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         text: GBNF of the calls, or with no triggers, of the answer.
         triggers: Regular expressions: the grammar holds from the first group of a match on.
-        words: The triggers as they are written, where all of them are plain text; else empty.
         prefix: The end of the prompt, which a grammar without triggers takes for said.
         thinking: Between these, nothing is a match.
     """
 
     text: str
     triggers: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
     prefix: str = ""
     thinking: ThinkingTags | None = None
 
@@ -42,8 +40,17 @@ class Lead(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         thinking: Reasoning, which may come before it.
+        between: Text between reasoning and what follows it, such as the head of another message.
+        opening: Text the content begins with in the model's form, which is no part of it.
         calls: What calls of tools begin with, which may be there instead.
+        call_schemas: JSON Schemas of calls without a mark, which may be there instead.
     """
 
     thinking: ThinkingTags | None = None
+    between: str = ""
+    opening: str = ""
     calls: tuple[str, ...] = ()
+    call_schemas: tuple[str, ...] = ()
+
+
+NO_LEAD = Lead()

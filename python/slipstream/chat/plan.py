@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from slipstream.base.output_rules import NO_LEAD, Lead
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,6 +27,8 @@ class PromptPlan:
         preserved: Control tokens whose text belongs to the answer's form.
         calls: What keeps calls of tools to their form; None where nothing does.
         thinking: Where the model thinks; None if it does not.
+        lead: What may come before content that has a form, or in its place; None where tools and a form of the content
+            exclude each other.
         parser: Of the answer; None where all of it is content.
     """
 
@@ -33,6 +37,7 @@ class PromptPlan:
     preserved: tuple[str, ...] = ()
     calls: CallGrammar | None = None
     thinking: ThinkingTags | None = None
+    lead: Lead | None = NO_LEAD
     parser: OutputParser | None = None
 
 

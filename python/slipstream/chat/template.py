@@ -1,7 +1,8 @@
-"""Messages to prompts: by a Jinja template in llama.cpp's own engine, or by manual role prefixes and suffixes."""
+"""Messages to prompts by a Jinja template, in llama.cpp's own engine."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from slipstream import _core
 from slipstream.base.errors import TemplateError
 from slipstream.base.output_rules import CallGrammar
 from slipstream.chat.default_tools import with_default_tools
+from slipstream.chat.openings import Openings, find_openings, lead_of
 from slipstream.chat.output_parser import OutputParser
 from slipstream.chat.plan import Message, PromptPlan
 from slipstream.chat.thinking import (
@@ -50,6 +52,7 @@ class ChatTemplate:
     def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
         self.source = source
         self._native = _core.ChatTemplate(source, bos, eos)
+        self._found_openings: dict[str, Openings] = {}
         self._knows_tools = self.capabilities()["supports_tools"]
 
     def render(
@@ -93,7 +96,7 @@ class ChatTemplate:
             )
             if found is None:
                 found = default_form(self._native, spec, messages, tools, variables)
-            return _plan(spec, *found, tools)
+            return self._plan(spec, *found, tools)
         if spec.parse_output:
             messages = clean_messages(messages, {})
         shown = [] if spec.parse_output else spec.tools or []
@@ -104,7 +107,7 @@ class ChatTemplate:
             add_generation_prompt=spec.add_generation_prompt,
             tool_choice="none",
         )
-        return _plan(spec, form.prompt, form, None)
+        return self._plan(spec, form.prompt, form, None)
 
     def _with_tools(
         self,
@@ -134,64 +137,34 @@ class ChatTemplate:
             return form.prompt, form
         return apply(_to_json(tools.definitions), tool_choice="none").prompt, form
 
+    def _plan(
+        self, spec: GenerationSpec, text: str, form: _core.ChatPlan, tools: ToolSet | None
+    ) -> PromptPlan:
+        plan = plan_of(spec, text, form, tools)
+        if plan.parser is None or spec.output_format is None:
+            return plan
+        is_bare = (
+            tools is not None and tools.choice == "auto" and form.can_call and not form.grammar
+        )
+        bare_tools = tools.callable if tools is not None and is_bare else []
+        lead = lead_of(plan, form.words, bare_tools, self._openings(form))
+        return dataclasses.replace(plan, lead=lead)
+
+    def _openings(self, form: _core.ChatPlan) -> Openings:
+        """Return what stands before an answer's words; rendered once for each form of thinking."""
+        start = form.thinking_start if form.can_think else ""
+        if start not in self._found_openings:
+
+            def render(messages: list[Message], is_open: bool) -> str:
+                return self.render(messages, add_generation_prompt=is_open)
+
+            ends = tuple(form.thinking_ends) if form.can_think else ()
+            self._found_openings[start] = find_openings(render, start, ends)
+        return self._found_openings[start]
+
     def capabilities(self) -> dict[str, bool]:
         """Return what the template can do by llama.cpp's analysis, e.g. {"supports_tools": True}."""
         return self._native.capabilities()
-
-
-class RoleAffixes:
-    """Manual prompt format: each message between its role's prefix and suffix.
-
-    Args:
-        affixes: Role to (prefix, suffix); "user" and "assistant" at least. A role without an entry is refused.
-
-    Raises:
-        TemplateError: "user" or "assistant" is missing.
-    """
-
-    def __init__(self, affixes: Mapping[str, tuple[str, str]]) -> None:
-        for role in ("user", "assistant"):
-            if role not in affixes:
-                message = (
-                    f"role_affixes has no entry for {role!r}; it needs (prefix, suffix) for it"
-                )
-                raise TemplateError(message, param="role_affixes")
-        self._affixes = dict(affixes)
-
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """Join the messages with their affixes; see ChatTemplate.render."""
-        parts: list[str] = []
-        for entry in messages:
-            role = entry.get("role")
-            if role not in self._affixes:
-                message = f"role_affixes has no entry for role {role!r}; it has {', '.join(self._affixes)}"
-                raise TemplateError(message, param="messages")
-            prefix, suffix = self._affixes[role]
-            parts.append(f"{prefix}{text_of(entry)}{suffix}")
-        if add_generation_prompt:
-            parts.append(self._affixes["assistant"][0])
-        return "".join(parts)
-
-    def plan(self, spec: GenerationSpec, messages: Sequence[Message]) -> PromptPlan:
-        """See PromptFormat. Tools are told of in the default format."""
-        template_variables(spec)
-        refuse_reasoning(spec.reasoning)
-        tools = tool_set(spec) if spec.parse_output else None
-        if tools is None and spec.tools and not spec.parse_output:
-            message = "a manual prompt format has no place for tools; use a chat template"
-            raise TemplateError(message, param="tools")
-        is_open = spec.add_generation_prompt
-        if tools is None:
-            return PromptPlan(self.render(messages, add_generation_prompt=is_open))
-        messages = clean_messages(messages, tools.originals)
-        has_system = "system" in self._affixes
-        text = self.render(
-            _tell_of_tools(spec, messages, tools, has_system=has_system),
-            add_generation_prompt=is_open,
-        )
-        # The form of an answer is the same whatever stands around it.
-        _text, form = default_form(_chatml(), spec, messages, tools, {})
-        return _plan(spec, text, form, tools)
 
 
 def default_form(
@@ -204,7 +177,7 @@ def default_form(
     """Return the prompt and the form of an answer for a template that knows no tools."""
     apply = functools.partial(
         template.apply,
-        _to_json(_tell_of_tools(spec, messages, tools)),
+        _to_json(tell_of_tools(spec, messages, tools)),
         options=_to_json(variables),
         add_generation_prompt=spec.add_generation_prompt,
         tool_choice=tools.choice,
@@ -218,28 +191,10 @@ def default_form(
     return form.prompt, form
 
 
-def text_of(message: Message) -> str:
-    """Return a message's text: its content, or the text parts of it joined by newlines.
-
-    Raises:
-        TemplateError: a part is no text.
-    """
-    content = message.get("content")
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    texts = [part.get("text") for part in content if isinstance(part, dict)]
-    if len(texts) != len(content) or not all(isinstance(text, str) for text in texts):
-        error = "message content must be a string or a list of text parts"
-        raise TemplateError(error, param="messages")
-    return "\n".join(str(text) for text in texts)
-
-
-def _plan(
+def plan_of(
     spec: GenerationSpec, text: str, form: _core.ChatPlan, tools: ToolSet | None
 ) -> PromptPlan:
-    """Put a plan together, with thinking that the prompt has begun ended where there must be none."""
+    """Put a plan together, all but its lead, with thinking that the prompt has begun ended where there must be none."""
     thinking, continued = None, ""
     if form.can_think:
         thinking = thinking_tags(form.thinking_start, form.thinking_ends, form.generation_prompt)
@@ -262,7 +217,6 @@ def _plan(
         calls = CallGrammar(
             text=form.grammar,
             triggers=tuple(form.triggers),
-            words=tuple(form.words),
             prefix=form.generation_prompt + continued,
             thinking=thinking,
         )
@@ -276,9 +230,10 @@ def _plan(
     )
 
 
-def _tell_of_tools(
+def tell_of_tools(
     spec: GenerationSpec, messages: Sequence[Message], tools: ToolSet, *, has_system: bool = True
 ) -> list[Message]:
+    """Return the messages with what a template that knows no tools does not say of them."""
     return with_default_tools(
         messages,
         tools.definitions,
@@ -289,7 +244,8 @@ def _tell_of_tools(
 
 
 @functools.cache
-def _chatml() -> _core.ChatTemplate:
+def chatml() -> _core.ChatTemplate:
+    """Return the template of ChatML, for what is the same in every format."""
     return _core.ChatTemplate(CHATML, "", "")
 
 

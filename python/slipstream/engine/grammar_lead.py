@@ -35,20 +35,30 @@ def with_lead(grammar: str, lead: Lead, vocabulary: Spelling) -> str:
         lead: What may come before, or instead.
         vocabulary: Of the model.
     """
-    start, rules = f"{_SPACE} body", ["body: @content"]
+    # Where the content has a mark to begin with, the model's form has no blanks before it.
+    start, content = f"{_SPACE} body", "@content"
+    if lead.opening:
+        start, content = "body", f"{_spelled(lead.opening, vocabulary)} @content"
+    rules = [f"body: {content}"]
     if lead.calls:
         # The call's own form is kept to by the grammar of calls.
         calls = " | ".join(f"{_spelled(word, vocabulary)} <[*]>*" for word in lead.calls)
         rules[0] += f" | {calls}"
+    schemas = [
+        {"name": f"call{index}", "json_schema": json.loads(schema)}
+        for index, schema in enumerate(lead.call_schemas)
+    ]
+    rules[0] += "".join(f" | @{schema['name']}" for schema in schemas)
     if lead.thinking is not None:
         rules += _thinking(lead.thinking, vocabulary)
+        between = f" {_spelled(lead.between, vocabulary)}" if lead.between else ""
         must_think = lead.thinking.is_open or not lead.thinking.start
-        start = f"thinking {start}" if must_think else f"thinking? {start}"
+        start = f"thinking{between} {start}" if must_think else f"(thinking{between})? {start}"
     outer = "\n".join([f"start: {start}", *rules])
     is_json = grammar.startswith("{")
     inner = json.loads(grammar)["grammars"] if is_json else [{"lark_grammar": grammar}]
     inner[0]["name"] = _CONTENT
-    return json.dumps({"grammars": [{"name": "answer", "lark_grammar": outer}, *inner]})
+    return json.dumps({"grammars": [{"name": "answer", "lark_grammar": outer}, *inner, *schemas]})
 
 
 def _thinking(tags: ThinkingTags, vocabulary: Spelling) -> list[str]:

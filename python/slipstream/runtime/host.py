@@ -19,7 +19,7 @@ from slipstream.base.errors import (
     ModelLoadError,
     QueueFullError,
 )
-from slipstream.base.output_rules import Lead
+from slipstream.base.output_rules import NO_LEAD, Lead
 from slipstream.base.queries import QueryFailed
 from slipstream.base.types import FinishReason, ModelInstanceInfo, OutputDelta, RequestFailed, Usage
 from slipstream.engine.core import EngineCore
@@ -366,16 +366,17 @@ class EngineHost:
 
     def _matcher(self, form: OutputFormat, prompt: Prompt) -> Matcher | None:
         """Return what keeps the content of an answer to a form, and leaves reasoning and calls free."""
-        calls, thinking = prompt.calls, prompt.thinking
-        if calls is None:
-            return self._runner.matcher(form, Lead(thinking=thinking) if thinking else None)
-        if not calls.triggers:
+        calls, lead = prompt.calls, prompt.lead
+        if calls is not None and not calls.triggers:
             return None  # the answer is a call, without content
-        if not calls.words:
+        if lead is None:
             param = form.name or "output_format"
-            message = f"with this model, {param} and tools exclude each other; give one of them"
+            message = (
+                f"this model's template begins calls and content in ways that cannot be told apart, so {param} and "
+                "tools exclude each other; give one of them"
+            )
             raise InvalidRequestError(message, param=param)
-        return self._runner.matcher(form, Lead(thinking=thinking, calls=calls.words))
+        return self._runner.matcher(form, None if lead == NO_LEAD else lead)
 
     def _finish(self, event: Event) -> None:
         """Report a terminal event that does not come from the core."""

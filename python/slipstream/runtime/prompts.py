@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slipstream.base.errors import InvalidRequestError, TemplateError
+from slipstream.base.output_rules import NO_LEAD, Lead
 from slipstream.runtime.images import take_images
 from slipstream.runtime.overflow import (
     check_policy,
@@ -79,6 +80,7 @@ class Prompt:
         pictures: In it; not encoded yet.
         calls: What keeps calls of tools to their form; None where nothing does.
         thinking: Where the answer may think; None where it does not, or where nobody wants to know.
+        lead: See PromptPlan.
         end_thinking: (id, bytes) of the tokens that end thinking.
         preserved: Control tokens whose text belongs to the answer, and that text.
         parser: Splits the answer; None where all of it is content.
@@ -90,6 +92,7 @@ class Prompt:
     pictures: tuple[PromptPicture, ...] = ()
     calls: CallGrammar | None = None
     thinking: ThinkingTags | None = None
+    lead: Lead | None = NO_LEAD
     end_thinking: tuple[tuple[int, bytes], ...] = ()
     preserved: dict[int, bytes] = field(default_factory=dict)
     parser: OutputParser | None = None
@@ -101,7 +104,9 @@ def choose_format(tokenizer: Tokenizer, config: LoadConfig) -> ChosenFormat:
     Raises:
         TemplateError: the format of the config does not parse, or it names two.
     """
-    from slipstream.chat.template import CHATML, ChatTemplate, RoleAffixes  # loads the native core
+    # These load the native core.
+    from slipstream.chat.role_affixes import RoleAffixes
+    from slipstream.chat.template import CHATML, ChatTemplate
 
     if config.chat_template is not None and config.role_affixes is not None:
         message = "chat_template and role_affixes exclude each other; give one of them"
@@ -224,6 +229,7 @@ class PromptBuilder:
             prompt,
             calls=plan.calls,
             thinking=plan.thinking,
+            lead=plan.lead,
             end_thinking=tuple((t, piece_of(t, special=True)) for t in self._token_ids(end)),
             preserved=self._control_tokens(plan.preserved),
             parser=plan.parser,

@@ -11,14 +11,15 @@ from slipstream.base.types import FinishReason
 from slipstream.runtime.model_manager import ModelState
 from slipstream.server import embedding_routes, openai_routes
 from slipstream.server.context import VERSION, context_of
+from slipstream.server.draft_stats import draft_stats, status_of
 from slipstream.server.openai_answers import Answer
+from slipstream.server.openai_routes import Surface
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from starlette.requests import Request
 
-    from slipstream.base.types import Usage
     from slipstream.models.model_info import ModelInfo
     from slipstream.runtime.model_manager import ModelStatus
     from slipstream.server.context import ServerContext
@@ -67,12 +68,12 @@ async def get_v0_model(request: Request) -> Response:
 
 async def v0_chat_completions(request: Request) -> Response:
     """Answer a conversation as /v1/chat/completions does, with stats, model_info and runtime."""
-    return await openai_routes.answer_chat(request, extras)
+    return await openai_routes.answer_chat(request, SURFACE)
 
 
 async def v0_completions(request: Request) -> Response:
     """Continue prompts as /v1/completions does, with stats, model_info and runtime."""
-    return await openai_routes.answer_completion(request, extras)
+    return await openai_routes.answer_completion(request, SURFACE)
 
 
 async def v0_embeddings(request: Request) -> Response:
@@ -88,7 +89,7 @@ async def extras(context: ServerContext, key: str, ends: Sequence[Ending]) -> di
         key: Identifier of the instance that answered.
         ends: How each choice ended.
     """
-    status = next((one for one in context.manager.list() if one.key == key), None)
+    status = status_of(context, key)
     info = status.info if status is not None else None
     model = await context.manager.describe(key) if status is not None else None
     return {
@@ -101,6 +102,9 @@ async def extras(context: ServerContext, key: str, ends: Sequence[Ending]) -> di
         },
         "runtime": {"name": _RUNTIME, "version": VERSION, "supported_formats": ["gguf"]},
     }
+
+
+SURFACE = Surface(extras, has_last_chunk=True)
 
 
 def _stats(
@@ -116,16 +120,7 @@ def _stats(
         "generation_time": decode_s,
         "stop_reason": _stop_reason(ends[0], context_length) if ends else "failed",
     }
-    draft = status.config.draft_model if status is not None else None
-    if draft is not None:
-        stats |= {
-            "draft_model": draft.rsplit("/", 1)[-1].removesuffix(".gguf"),
-            "total_draft_tokens_count": _sum(usages, "num_drafted_tokens"),
-            "accepted_draft_tokens_count": _sum(usages, "num_accepted_tokens"),
-            "rejected_draft_tokens_count": _sum(usages, "num_rejected_tokens"),
-            "ignored_draft_tokens_count": _sum(usages, "num_ignored_tokens"),
-        }
-    return stats
+    return stats | draft_stats(status, usages)
 
 
 def _stop_reason(end: Ending, context_length: int) -> str:
@@ -138,10 +133,6 @@ def _stop_reason(end: Ending, context_length: int) -> str:
         is_full = 0 < context_length <= num_tokens
         return "contextLengthReached" if is_full else "maxPredictedTokensReached"
     return "userStopped"
-
-
-def _sum(usages: Sequence[Usage], name: str) -> int:
-    return sum(getattr(usage, name) for usage in usages)
 
 
 def _model(model: ModelInfo, statuses: Sequence[ModelStatus]) -> V0Model:

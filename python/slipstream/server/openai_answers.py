@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from slipstream.base.errors import ClosedError
 from slipstream.base.types import FinishReason, Usage
@@ -136,7 +136,7 @@ class CompletionChoice(Answer):
 
 
 class ChatCompletion(Answer):
-    """Answer of POST /v1/chat/completions without `stream`."""
+    """Answer of POST /v1/chat/completions without `stream`; `stats` is LM Studio's, about a draft model."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -145,10 +145,11 @@ class ChatCompletion(Answer):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageAnswer
+    stats: dict[str, Any] = Field(default_factory=dict)
 
 
 class Completion(Answer):
-    """Answer of POST /v1/completions without `stream`."""
+    """Answer of POST /v1/completions without `stream`; `stats` as in ChatCompletion."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -157,6 +158,7 @@ class Completion(Answer):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: UsageAnswer
+    stats: dict[str, Any] = Field(default_factory=dict)
 
 
 class ModelEntry(Answer):

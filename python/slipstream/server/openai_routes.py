@@ -14,6 +14,7 @@ from slipstream.runtime.model_manager import ModelState
 from slipstream.runtime.results import GenerationResult, ResultCollector
 from slipstream.server.body import parse_body
 from slipstream.server.context import FINGERPRINT, context_of
+from slipstream.server.draft_stats import draft_stats, status_of
 from slipstream.server.image_fetch import fetched
 from slipstream.server.metrics import Tracker
 from slipstream.server.openai_answers import (
@@ -58,10 +59,27 @@ class Ending(NamedTuple):
 Extras = Callable[["ServerContext", str, "Sequence[Ending]"], Awaitable[dict[str, Any]]]
 
 
-async def _no_extras(
-    _context: ServerContext, _model: str, _ends: Sequence[Ending]
+class Surface(NamedTuple):
+    """What sets an API with OpenAI's form apart.
+
+    Attributes:
+        extras: Further fields of an answer.
+        has_last_chunk: Streams end with a chunk of usage and extras even where no usage is asked for.
+    """
+
+    extras: Extras
+    has_last_chunk: bool
+
+
+async def _lmstudio_extras(
+    context: ServerContext, model: str, ends: Sequence[Ending]
 ) -> dict[str, Any]:
-    return {}
+    """LM Studio adds one object, empty unless there is a draft model."""
+    usages = [end.usage for end in ends]
+    return {"stats": draft_stats(status_of(context, model), usages)}
+
+
+_OPENAI = Surface(_lmstudio_extras, has_last_chunk=False)
 
 
 class _Call:
@@ -73,10 +91,10 @@ class _Call:
         request: SamplingFields,
         request_id: str,
         specs: list[GenerationSpec],
-        extras: Extras,
+        surface: Surface,
     ) -> None:
         self.context = context
-        self._extras = extras
+        self._surface = surface
         self.model = request.model
         self.request_id = request_id
         self.specs = specs
@@ -130,8 +148,8 @@ class _Call:
                 events = choices[index].add(delta)
                 if events:
                     yield events
-            extras = await self._extras(self.context, stream.model, ends)
-            if self.include_usage or extras:
+            if self.include_usage or self._surface.has_last_chunk:
+                extras = await self._surface.extras(self.context, stream.model, ends)
                 yield head.last(add_usage(tracker.usages, self.num_choices), extras)
 
     async def reply(
@@ -139,23 +157,21 @@ class _Call:
     ) -> Response:
         """Return the whole answer, with what the surface adds."""
         ends = [Ending(one.finish_reason, one.stop_string, one.usage) for one in results]
-        extras = await self._extras(self.context, model, ends)
-        if not extras:
-            return _json(answer)
+        extras = await self._surface.extras(self.context, model, ends)
         return JSONResponse(answer.model_dump(mode="json") | extras)
 
 
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
-    return await answer_chat(request, _no_extras)
+    return await answer_chat(request, _OPENAI)
 
 
 async def completions(request: Request) -> Response:
     """Continue one or more prompts, without a chat template."""
-    return await answer_completion(request, _no_extras)
+    return await answer_completion(request, _OPENAI)
 
 
-async def answer_chat(request: Request, extras: Extras) -> Response:
+async def answer_chat(request: Request, surface: Surface) -> Response:
     """Answer a conversation for any surface with OpenAI's form."""
     context = context_of(request)
     body = parse_body(await request.body(), ChatRequest)
@@ -164,7 +180,7 @@ async def answer_chat(request: Request, extras: Extras) -> Response:
     messages = await fetched(context, request, specs[0].messages or [])
     for spec in specs:
         spec.messages = messages
-    call = _Call(context, body, request_id, specs, extras)
+    call = _Call(context, body, request_id, specs, surface)
     if body.stream:
         return _stream(call, "chat.completion.chunk", ChatChunks)
     model, results = await context.in_flight.run(call.collect(), request.receive)
@@ -188,12 +204,12 @@ async def answer_chat(request: Request, extras: Extras) -> Response:
     return await call.reply(answer, model, results)
 
 
-async def answer_completion(request: Request, extras: Extras) -> Response:
+async def answer_completion(request: Request, surface: Surface) -> Response:
     """Continue prompts for any surface with OpenAI's form."""
     context = context_of(request)
     body = parse_body(await request.body(), CompletionRequest)
     request_id = new_id("cmpl")
-    call = _Call(context, body, request_id, completion_specs(body, request_id), extras)
+    call = _Call(context, body, request_id, completion_specs(body, request_id), surface)
     if body.stream:
         return _stream(call, "text_completion", CompletionChunks)
     model, results = await context.in_flight.run(call.collect(), request.receive)
