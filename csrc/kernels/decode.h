@@ -14,17 +14,28 @@ struct alignas(64) Panel {
     uint8_t q[8][8][kPanelRows * 4];
     float scale[16][kPanelRows];   // by block of 32, or of 16
     float minimum[16][kPanelRows]; // as many as scales
+    // With integer scales: those of blocks as above, pairs of minima of two blocks in 16 bits, and what multiplies them.
+    int32_t factor[16][kPanelRows];
+    int32_t minima[4][kPanelRows];
+    float d[kPanelRows], minus_d_min[kPanelRows];
 };
 
 constexpr int kHalf = 8; // rows decoded together: the 32-bit lanes of a 256-bit vector
-using Rows = const uint8_t * [kHalf];
+
+// Adjacent weight rows, from some column on. By a stride: an address is a sum, where 16 pointers would have to be loaded.
+struct Rows {
+    const uint8_t * begin; // of the first row
+    size_t stride;         // from one row to the next
+
+    const uint8_t * row(int i) const { return begin + i * stride; }
+};
 
 // 16 bytes of 8 rows into 4 vectors: lane i of out[k] holds bytes 4 k … 4 k + 3 of row i.
 inline void transpose16(const Rows & rows, size_t offset, __m256i * out) {
     __m256i a[4];
     for (int i = 0; i < 4; i++) {
-        a[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load128(rows[i] + offset)),
-                                       load128(rows[i + 4] + offset), 1);
+        a[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load128(rows.row(i) + offset)),
+                                       load128(rows.row(i + 4) + offset), 1);
     }
     const __m256i low01 = _mm256_unpacklo_epi32(a[0], a[1]), high01 = _mm256_unpackhi_epi32(a[0], a[1]);
     const __m256i low23 = _mm256_unpacklo_epi32(a[2], a[3]), high23 = _mm256_unpackhi_epi32(a[2], a[3]);
@@ -32,6 +43,11 @@ inline void transpose16(const Rows & rows, size_t offset, __m256i * out) {
     out[1] = _mm256_unpackhi_epi64(low01, low23);
     out[2] = _mm256_unpacklo_epi64(high01, high23);
     out[3] = _mm256_unpackhi_epi64(high01, high23);
+}
+
+// The 32 bits from bit 16 of the lanes of two vectors that follow each other.
+inline __m256i across(__m256i first, __m256i second) {
+    return _mm256_or_si256(_mm256_srli_epi32(first, 16), _mm256_slli_epi32(second, 16));
 }
 
 inline void transpose32(const Rows & rows, size_t offset, __m256i * out) {
@@ -43,7 +59,7 @@ inline void transpose32(const Rows & rows, size_t offset, __m256i * out) {
 inline __m256 halves(const Rows & rows, size_t offset) {
     uint16_t bits[kHalf];
     for (int i = 0; i < kHalf; i++) {
-        std::memcpy(&bits[i], rows[i] + offset, 2);
+        std::memcpy(&bits[i], rows.row(i) + offset, 2);
     }
     return _mm256_cvtph_ps(
         _mm_setr_epi16(bits[0], bits[1], bits[2], bits[3], bits[4], bits[5], bits[6], bits[7]));
@@ -66,24 +82,29 @@ inline __m256i high_nibbles(__m256i v) {
     return low_nibbles(_mm256_srli_epi16(v, 4));
 }
 
+// The half-precision numbers blocks begin with. Sixteen bytes of each row are read at once: to insert halves into a
+// vector one by one takes longer.
+inline void put_scales(const Rows & rows, int half, float * out) {
+    __m256i head[4];
+    transpose16(rows, 0, head);
+    _mm256_store_ps(out + half * kHalf, low_halves(head[0]));
+}
+
 // 8-bit weights: signed for AVX2, offset by 128 for VNNI.
 constexpr int kByteOffsetLog2 = SLIPSTREAM_KERNELS_VNNI ? 7 : -1;
-
-inline __m256i place_sign(__m256i v) {
-    return SLIPSTREAM_KERNELS_VNNI ? _mm256_xor_si256(v, _mm256_set1_epi8(static_cast<char>(0x80))) : v;
-}
 
 struct Q8_0 {
     using Block = block_q8_0;
     static constexpr int bits = 8, offset_log2 = kByteOffsetLog2, sub_block = 32, columns = 32;
     static constexpr bool has_minimum = false;
+    static constexpr bool integer_scales = false;
     static void decode(const Rows & rows, int half, int b, Panel & panel) {
         __m256i v[8];
         transpose32(rows, offsetof(Block, qs), v);
         for (int k = 0; k < 8; k++) {
             put(panel, half, b, k, place_sign(v[k]));
         }
-        _mm256_store_ps(&panel.scale[b][half * kHalf], halves(rows, offsetof(Block, d)));
+        put_scales(rows, half, panel.scale[b]);
     }
 };
 
@@ -93,6 +114,7 @@ struct Legacy {
     using Block = B;
     static constexpr int bits = n_bits, offset_log2 = minimum ? -1 : n_bits - 1, sub_block = 32, columns = 32;
     static constexpr bool has_minimum = minimum;
+    static constexpr bool integer_scales = false;
     static void decode(const Rows & rows, int half, int b, Panel & panel) {
         __m256i v[8];
         transpose16(rows, sizeof(Block) - 16, v); // qs is last in all four
@@ -100,23 +122,24 @@ struct Legacy {
             v[k + 4] = high_nibbles(v[k]);
             v[k] = low_nibbles(v[k]);
         }
+        __m256i head[4];
+        transpose16(rows, 0, head);
         if constexpr (n_bits == 5) {
-            add_fifth_bits(rows, v);
+            add_fifth_bits(minimum ? head[1] : across(head[0], head[1]), v);
         }
         for (int k = 0; k < 8; k++) {
             put(panel, half, b, k, v[k]);
         }
-        _mm256_store_ps(&panel.scale[b][half * kHalf], halves(rows, 0));
+        _mm256_store_ps(&panel.scale[b][half * kHalf], low_halves(head[0]));
         if constexpr (minimum) {
-            _mm256_store_ps(&panel.minimum[b][half * kHalf], halves(rows, 2));
+            _mm256_store_ps(&panel.minimum[b][half * kHalf], low_halves(_mm256_srli_epi32(head[0], 16)));
         }
     }
+    static constexpr size_t fifth_at = sizeof(Block) - 20;
+
+  private:
     // Bit j of the 32 high bits belongs to column j.
-    static void add_fifth_bits(const Rows & rows, __m256i * v) {
-        constexpr size_t at = sizeof(Block) - 20;
-        const __m256i high = _mm256_setr_epi32(
-            read32(rows[0] + at), read32(rows[1] + at), read32(rows[2] + at), read32(rows[3] + at),
-            read32(rows[4] + at), read32(rows[5] + at), read32(rows[6] + at), read32(rows[7] + at));
+    static void add_fifth_bits(__m256i high, __m256i * v) {
         const __m256i fifth = _mm256_set1_epi8(16);
         const __m256i first_byte =
             _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
@@ -139,15 +162,18 @@ using Q4_1 = Legacy<block_q4_1, 4, true>;
 using Q5_0 = Legacy<block_q5_0, 5, false>;
 using Q5_1 = Legacy<block_q5_1, 5, true>;
 
+alignas(16) constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                               1,    13,   25,  38,  53,  69,  89,  113};
+
 inline __m256i iq4_values() {
-    return place_sign(_mm256_broadcastsi128_si256(
-        _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)));
+    return place_sign(_mm256_broadcastsi128_si256(load128(kIq4Values)));
 }
 
 struct IQ4_NL {
     using Block = block_iq4_nl;
     static constexpr int bits = 8, offset_log2 = kByteOffsetLog2, sub_block = 32, columns = 32;
     static constexpr bool has_minimum = false;
+    static constexpr bool integer_scales = false;
     static void decode(const Rows & rows, int half, int b, Panel & panel) {
         const __m256i values = iq4_values();
         __m256i v[4];
@@ -156,7 +182,7 @@ struct IQ4_NL {
             put(panel, half, b, k, _mm256_shuffle_epi8(values, low_nibbles(v[k])));
             put(panel, half, b, k + 4, _mm256_shuffle_epi8(values, high_nibbles(v[k])));
         }
-        _mm256_store_ps(&panel.scale[b][half * kHalf], halves(rows, offsetof(Block, d)));
+        put_scales(rows, half, panel.scale[b]);
     }
 };
 
@@ -172,12 +198,17 @@ inline __m256 negated_halves(__m256 v) {
     return _mm256_xor_ps(v, _mm256_set1_ps(-0.0f));
 }
 
+inline void put(int32_t * out, int half, __m256i numbers) {
+    _mm256_store_si256(reinterpret_cast<__m256i *>(out + half * kHalf), numbers);
+}
+
 // Q4_K and Q5_K: 8 blocks of 32, each with a 6-bit scale and a 6-bit minimum.
 template <typename B, int n_bits>
 struct SuperBlock {
     using Block = B;
     static constexpr int bits = n_bits, offset_log2 = -1, sub_block = 32, columns = 256;
     static constexpr bool has_minimum = true;
+    static constexpr bool integer_scales = true;
     static void decode(const Rows & rows, int half, int, Panel & panel) {
         decode_scales(rows, half, panel);
         __m256i high[8];
@@ -204,16 +235,32 @@ struct SuperBlock {
         // d and d_min; scales 0…3; minima 0…3, both with the upper bits of numbers 4…7 on top; the nibbles of those.
         __m256i head[4];
         transpose16(rows, 0, head);
-        const __m256 d = low_halves(head[0]);
-        const __m256 minus_d_min = negated_halves(low_halves(_mm256_srli_epi32(head[0], 16)));
+        _mm256_store_ps(&panel.d[half * kHalf], low_halves(head[0]));
+        _mm256_store_ps(&panel.minus_d_min[half * kHalf],
+                        negated_halves(low_halves(_mm256_srli_epi32(head[0], 16))));
         const __m256i six = _mm256_set1_epi8(0x3f), upper = _mm256_set1_epi8(0x30);
         const auto second = [&](__m256i nibbles, __m256i first) {
             return _mm256_or_si256(nibbles, _mm256_and_si256(_mm256_srli_epi32(first, 2), upper));
         };
-        put_numbers(_mm256_and_si256(head[1], six), d, half, panel.scale);
-        put_numbers(second(low_nibbles(head[3]), head[1]), d, half, panel.scale + 4);
-        put_numbers(_mm256_and_si256(head[2], six), minus_d_min, half, panel.minimum);
-        put_numbers(second(high_nibbles(head[3]), head[2]), minus_d_min, half, panel.minimum + 4);
+        put_bytes(_mm256_and_si256(head[1], six), half, panel.factor);
+        put_bytes(second(low_nibbles(head[3]), head[1]), half, panel.factor + 4);
+        put_pairs(_mm256_and_si256(head[2], six), half, panel.minima);
+        put_pairs(second(high_nibbles(head[3]), head[2]), half, panel.minima + 2);
+    }
+
+  private:
+    // The four bytes of each lane.
+    static void put_bytes(__m256i bytes, int half, int32_t (*out)[kPanelRows]) {
+        for (int i = 0; i < 4; i++) {
+            put(out[i], half, _mm256_and_si256(_mm256_srli_epi32(bytes, 8 * i), _mm256_set1_epi32(0xff)));
+        }
+    }
+    // They, two by two as 16-bit numbers.
+    static void put_pairs(__m256i bytes, int half, int32_t (*out)[kPanelRows]) {
+        const __m256i first = _mm256_broadcastsi128_si256(
+            _mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+        put(out[0], half, _mm256_shuffle_epi8(bytes, first));
+        put(out[1], half, _mm256_shuffle_epi8(_mm256_srli_epi32(bytes, 16), first));
     }
 };
 using Q4_K = SuperBlock<block_q4_K, 4>;
@@ -223,6 +270,7 @@ struct Q6_K {
     using Block = block_q6_K;
     static constexpr int bits = 6, offset_log2 = 5, sub_block = 16, columns = 256;
     static constexpr bool has_minimum = false;
+    static constexpr bool integer_scales = true;
     static void decode(const Rows & rows, int half, int, Panel & panel) {
         decode_scales(rows, half, panel);
         const __m256i upper = _mm256_set1_epi8(0x30);
@@ -246,9 +294,10 @@ struct Q6_K {
     static void decode_scales(const Rows & rows, int half, Panel & panel) {
         __m256i bytes[4];
         transpose16(rows, offsetof(Block, scales), bytes);
-        const __m256 d = halves(rows, offsetof(Block, d));
-        for (int i = 0; i < 4; i++) {
-            put_numbers(bytes[i], d, half, panel.scale + 4 * i);
+        _mm256_store_ps(&panel.d[half * kHalf], halves(rows, offsetof(Block, d)));
+        for (int i = 0; i < 16; i++) {
+            put(panel.factor[i], half,
+                _mm256_srai_epi32(_mm256_slli_epi32(bytes[i / 4], 24 - 8 * (i % 4)), 24));
         }
     }
 };
@@ -263,6 +312,7 @@ struct Q2_K {
     using Block = block_q2_K;
     static constexpr int bits = 2, offset_log2 = -1, sub_block = 16, columns = 256;
     static constexpr bool has_minimum = true;
+    static constexpr bool integer_scales = false;
     static void decode(const Rows & rows, int half, int, Panel & panel) {
         __m256i numbers[4];
         transpose16(rows, offsetof(Block, scales), numbers);
@@ -289,6 +339,7 @@ struct Q3_K {
     using Block = block_q3_K;
     static constexpr int bits = 3, offset_log2 = 2, sub_block = 16, columns = 256;
     static constexpr bool has_minimum = false;
+    static constexpr bool integer_scales = false;
     static void decode(const Rows & rows, int half, int, Panel & panel) {
         decode_scales(rows, half, panel);
         __m256i high[8]; // bit b belongs to block b
@@ -310,10 +361,8 @@ struct Q3_K {
     static void decode_scales(const Rows & rows, int half, Panel & panel) {
         __m256i tail[4]; // 2 bytes before the 12, as 16 from their start would reach beyond the block
         transpose16(rows, sizeof(Block) - 16, tail);
-        const auto across = [&](int i) {
-            return _mm256_or_si256(_mm256_srli_epi32(tail[i], 16), _mm256_slli_epi32(tail[i + 1], 16));
-        };
-        const __m256i first = across(0), second = across(1), upper = across(2);
+        const __m256i first = across(tail[0], tail[1]), second = across(tail[1], tail[2]),
+                      upper = across(tail[2], tail[3]);
         const __m256 d = low_halves(_mm256_srli_epi32(tail[3], 16));
         const __m256i nibbles[4] = {low_nibbles(first), low_nibbles(second), high_nibbles(first),
                                     high_nibbles(second)};
@@ -329,6 +378,7 @@ struct IQ4_XS {
     using Block = block_iq4_xs;
     static constexpr int bits = 8, offset_log2 = kByteOffsetLog2, sub_block = 32, columns = 256;
     static constexpr bool has_minimum = false;
+    static constexpr bool integer_scales = false;
     static void decode(const Rows & rows, int half, int, Panel & panel) {
         decode_scales(rows, half, panel);
         const __m256i values = iq4_values();

@@ -32,24 +32,26 @@ int32_t sum_bytes(__m128i v) {
     return sum_lanes(_mm_madd_epi16(pairs, _mm_set1_epi16(1)));
 }
 
-void quantize_block(const float * x, int block, Activations & out) {
-    __m256 v[4];
+float largest_magnitude(const float * x, int n) {
     __m256 largest = _mm256_setzero_ps();
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm256_loadu_ps(x + 8 * i);
-        largest = _mm256_max_ps(largest, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v[i]));
+    for (int i = 0; i < n; i += 8) {
+        largest = _mm256_max_ps(largest, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x + i)));
     }
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(largest), _mm256_extractf128_ps(largest, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
     m = _mm_max_ss(m, _mm_movehdup_ps(m));
-    const float max = _mm_cvtss_f32(m);
+    return _mm_cvtss_f32(m);
+}
+
+// 32 numbers of at most this magnitude.
+void quantize_block(const float * x, float max, int block, Activations & out) {
     // Below this the reciprocal would overflow; as a product with any weight it is nothing.
     const bool zero = max < 1e-35f;
     const float d = zero ? 0.0f : max / 127.0f;
     const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : 127.0f / max);
     __m256i n[4];
     for (int i = 0; i < 4; i++) {
-        n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+        n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
     }
     const __m256i bytes = _mm256_permutevar8x32_epi32(
         _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3])),
@@ -59,9 +61,17 @@ void quantize_block(const float * x, int block, Activations & out) {
     const int32_t second = sum_bytes(_mm256_extracti128_si256(bytes, 1));
     out.d[block] = d;
     out.d_sum[block] = d * static_cast<float>(first + second);
+    out.sum32[block] = static_cast<int16_t>(first + second);
+    out.sum16[2 * block] = static_cast<int16_t>(first);
+    out.sum16[2 * block + 1] = static_cast<int16_t>(second);
     out.minus_sum32[block] = -(first + second);
     out.minus_sum16[2 * block] = -first;
     out.minus_sum16[2 * block + 1] = -second;
+}
+
+// Whether all activations of a chunk share a scale.
+bool has_integer_scales(ggml_type weights) {
+    return weights == GGML_TYPE_Q4_K || weights == GGML_TYPE_Q5_K || weights == GGML_TYPE_Q6_K;
 }
 
 template <typename T>
@@ -130,33 +140,76 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
     }
 }
 
+// The same for a whole chunk of weights whose blocks have integer scales.
+template <typename T, int n_rows>
+void integer_tile(const Panel & panel, const Activations * activations, float * sums, Ahead & ahead) {
+    const int8_t * q[n_rows];
+    IntVector acc[n_rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < n_rows; r++) {
+        acc[r] = zero_i();
+        q[r] = activations[r].q;
+    }
+    constexpr int n_steps = T::sub_block / 4;
+    for (int b = 0; b < kChunk / T::sub_block; b++) {
+        IntVector n[n_rows];
+        if (b % (T::sub_block == 16 ? 2 : 1) == 0) {
+            ahead.some();
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < n_rows; r++) {
+            n[r] =
+                start<T>(T::sub_block == 16 ? activations[r].minus_sum16[b] : activations[r].minus_sum32[b]);
+        }
+        dot_steps<T::bits, n_steps>(panel.q[b * n_steps / 8][b * n_steps % 8], q, b * T::sub_block, n);
+        const IntVector factor = load_i(panel.factor[b]);
+#pragma GCC unroll 8
+        for (int r = 0; r < n_rows; r++) {
+            acc[r] = add(acc[r], multiply_low(n[r], factor));
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < n_rows; r++) {
+        float * sum = sums + r * kPanelRows;
+        FloatVector result = add_chunk(acc[r], load_f(panel.d), activations[r], load_f(sum));
+        if constexpr (T::has_minimum) {
+            IntVector minima = zero_i();
+#pragma GCC unroll 4
+            for (int pair = 0; pair < 4; pair++) {
+                minima = dot_pairs(minima, load_i(panel.minima[pair]),
+                                   broadcast_i(read32(activations[r].sum32 + 2 * pair)));
+            }
+            result = add_chunk(minima, load_f(panel.minus_d_min), activations[r], result);
+        }
+        store_f(sum, result);
+    }
+}
+
 template <typename T, int n = kRowTile>
 void tiles(const Panel & panel, int n_blocks, const Activations * activations, int64_t n_rows, float * sums,
            Ahead & ahead) {
     for (; n_rows >= n; n_rows -= n, activations += n, sums += n * kPanelRows) {
-        tile<T, n>(panel, n_blocks, activations, sums, ahead);
+        if constexpr (T::integer_scales) {
+            integer_tile<T, n>(panel, activations, sums, ahead);
+        } else {
+            tile<T, n>(panel, n_blocks, activations, sums, ahead);
+        }
     }
     if constexpr (n > 1) {
         tiles<T, n - 1>(panel, n_blocks, activations, n_rows, sums, ahead);
     }
 }
 
+// Some blocks of 32 columns; moves on to what follows them.
 template <typename T>
-struct PanelRows {
-    const uint8_t * rows[kPanelRows / kHalf][kHalf];
-
-    void decode(int n_blocks, Panel & panel, Ahead & ahead) {
-        for (int b = 0; b < n_blocks; b += T::columns / 32) {
-            for (int half = 0; half < kPanelRows / kHalf; half++) {
-                ahead.some();
-                T::decode(rows[half], half, b, panel);
-                for (int i = 0; i < kHalf; i++) {
-                    rows[half][i] += sizeof(typename T::Block);
-                }
-            }
+void decode(Rows & rows, int n_blocks, Panel & panel, Ahead & ahead) {
+    for (int b = 0; b < n_blocks; b += T::columns / 32, rows.begin += sizeof(typename T::Block)) {
+        for (int half = 0; half < kPanelRows / kHalf; half++) {
+            ahead.some();
+            T::decode({rows.row(half * kHalf), rows.stride}, half, b, panel);
         }
     }
-};
+}
 
 // Chunk c of the panel that comes next; negative: none.
 Ahead part_of_panel(const Product & p, int64_t panel, int64_t c, int64_t n_chunk, int n_calls) {
@@ -167,46 +220,64 @@ Ahead part_of_panel(const Product & p, int64_t panel, int64_t c, int64_t n_chunk
     return {begin + bytes * c / n_chunk, begin + bytes * (c + 1) / n_chunk, n_calls};
 }
 
+int blocks_of_chunk(const Product & p, int64_t c) {
+    return static_cast<int>(std::min<int64_t>(kChunk, p.n_columns - c * kChunk) / 32);
+}
+
+// The sums of a panel and one activation row.
 template <typename T>
-void multiply_one_row(const Product & p, int64_t panel_index, int64_t next, int64_t row) {
-    alignas(64) float sums[kPanelRows] = {};
-    RowBytes bytes{p.weights + panel_index * kPanelRows * p.weight_stride, p.weight_stride};
-    for (int64_t c = 0; c < n_chunks(p.n_columns); c++, bytes.begin += sizeof(typename T::Block)) {
+void multiply_one_row(const Product & p, RowBytes rows, int64_t next, int64_t row, float * sums) {
+    for (int64_t c = 0; c < n_chunks(p.n_columns); c++) {
+        const int n_blocks = blocks_of_chunk(p, c);
         Ahead ahead = part_of_panel(p, next, c, n_chunks(p.n_columns), OneRow<T>::n_calls);
-        OneRow<T>::dot(bytes, p.activations[c * p.chunk_stride + row], sums, ahead);
+        OneRow<T>::dot(rows, n_blocks, p.activations[c * p.chunk_stride + row], sums, ahead);
+        rows.begin += n_blocks * 32 / T::columns * sizeof(typename T::Block);
     }
-    std::copy_n(sums, kPanelRows, p.out_row(row) + panel_index * kPanelRows);
+}
+
+// The sums of a panel and n_rows activation rows.
+template <typename T>
+void multiply_rows(const Product & p, Rows rows, int64_t next, int64_t first_row, int64_t n_rows,
+                   float * sums) {
+    std::fill_n(sums, n_rows * kPanelRows, 0.0f);
+    if constexpr (OneRow<T>::exists) {
+        if (n_rows == 1) {
+            multiply_one_row<T>(p, {rows}, next, first_row, sums);
+            return;
+        }
+    }
+    Panel panel;
+    const int64_t n_chunk = n_chunks(p.n_columns);
+    for (int64_t c = 0; c < n_chunk; c++) {
+        const int n_blocks = blocks_of_chunk(p, c);
+        const int n_decodes = (n_blocks * 32 + T::columns - 1) / T::columns * (kPanelRows / kHalf);
+        Ahead ahead = part_of_panel(p, next, c, n_chunk, n_decodes + n_blocks);
+        decode<T>(rows, n_blocks, panel, ahead);
+        tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows, sums, ahead);
+    }
 }
 
 template <typename T>
 void multiply_panel(const Product & p, int64_t panel_index, int64_t next, int64_t first_row, int64_t n_rows) {
     alignas(64) float sums[kMaxRows * kPanelRows];
     const int64_t first = panel_index * kPanelRows;
-    const int64_t n_valid = std::min<int64_t>(kPanelRows, p.n_weights - first);
-    if constexpr (OneRow<T>::exists) {
-        if (n_rows == 1 && n_valid == kPanelRows) {
-            multiply_one_row<T>(p, panel_index, next, first_row);
-            return;
+    const auto write = [&](int64_t first_lane, int64_t at, int64_t n) {
+        for (int64_t r = 0; r < n_rows; r++) {
+            std::copy_n(sums + r * kPanelRows + first_lane, n, p.out_row(first_row + r) + at);
         }
+    };
+    if (p.n_weights < kPanelRows) { // one by one, in every lane
+        for (int64_t i = 0; i < p.n_weights; i++) {
+            multiply_rows<T>(p, {p.weights + i * p.weight_stride, 0}, next, first_row, n_rows, sums);
+            write(0, i, 1);
+        }
+        return;
     }
-    Panel panel;
-    PanelRows<T> source;
-    for (int64_t i = 0; i < kPanelRows; i++) {
-        // Rows past the end are decoded as copies of the last, and not written.
-        source.rows[i / kHalf][i % kHalf] = p.weights + (first + std::min(i, n_valid - 1)) * p.weight_stride;
-    }
-    const int64_t n_chunk = n_chunks(p.n_columns);
-    std::fill_n(sums, n_rows * kPanelRows, 0.0f);
-    for (int64_t c = 0; c < n_chunk; c++) {
-        const int n_blocks = static_cast<int>(std::min<int64_t>(kChunk, p.n_columns - c * kChunk) / 32);
-        const int n_decodes = (n_blocks * 32 + T::columns - 1) / T::columns * (kPanelRows / kHalf);
-        Ahead ahead = part_of_panel(p, next, c, n_chunk, n_decodes + n_blocks);
-        source.decode(n_blocks, panel, ahead);
-        tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows, sums, ahead);
-    }
-    for (int64_t r = 0; r < n_rows; r++) {
-        std::copy_n(sums + r * kPanelRows, n_valid, p.out_row(first_row + r) + first);
-    }
+    // The last panel begins where it is whole.
+    const int64_t begin = std::min(first, p.n_weights - kPanelRows);
+    multiply_rows<T>(p, {p.weights + begin * p.weight_stride, p.weight_stride}, next, first_row, n_rows,
+                     sums);
+    write(first - begin, first, kPanelRows - (first - begin));
 }
 
 template <typename T>
@@ -265,10 +336,13 @@ int panel_rows() {
     return kPanelRows;
 }
 
-void quantize(const float * row, int64_t n_columns, int64_t chunk, Activations & out) {
+void quantize(ggml_type weights, const float * row, int64_t n_columns, int64_t chunk, Activations & out) {
     const int n_blocks = static_cast<int>(std::min<int64_t>(kChunk, n_columns - chunk * kChunk) / 32);
+    const float * x = row + chunk * kChunk;
+    const float max = has_integer_scales(weights) ? largest_magnitude(x, 32 * n_blocks) : 0.0f;
     for (int b = 0; b < n_blocks; b++) {
-        quantize_block(row + chunk * kChunk + 32 * b, b, out);
+        quantize_block(x + 32 * b, has_integer_scales(weights) ? max : largest_magnitude(x + 32 * b, 32), b,
+                       out);
     }
 }
 
@@ -296,7 +370,7 @@ bool serves(ggml_type) {
 int panel_rows() {
     return 1;
 }
-void quantize(const float *, int64_t, int64_t, Activations &) {}
+void quantize(ggml_type, const float *, int64_t, int64_t, Activations &) {}
 void multiply(const Product &, int64_t, int64_t, int64_t) {}
 void bring(const Product &, int64_t) {}
 

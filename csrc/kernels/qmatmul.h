@@ -21,11 +21,13 @@ inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
 
 constexpr int kChunk = 256; // columns decoded at a time
 
-// 256 activations of one row. Blocks of 32 share a scale; sums are kept for weights that are stored with an offset.
+// 256 activations of one row. Blocks of 32 share a scale, or all do: then the integer scales that K-quants have for their
+// blocks multiply integers. Sums are kept for weights that are stored with an offset or a minimum.
 struct Activations {
     int8_t q[kChunk];
     float d[kChunk / 32];
     float d_sum[kChunk / 32]; // d times the sum of q: multiplies the minimum of a weight block
+    int16_t sum32[kChunk / 32], sum16[kChunk / 16];
     int32_t minus_sum32[kChunk / 32];
     int32_t minus_sum16[kChunk / 16];
 };
@@ -38,8 +40,8 @@ constexpr int64_t n_chunks(int64_t n_columns) {
     return (n_columns + kChunk - 1) / kChunk;
 }
 
-// Quantizes columns [256 chunk, …) of one row; of a short last chunk only the blocks there are.
-void quantize(const float * row, int64_t n_columns, int64_t chunk, Activations & out);
+// Quantizes columns [256 chunk, …) of one row for weights of a type; of a short last chunk only the blocks there are.
+void quantize(ggml_type weights, const float * row, int64_t n_columns, int64_t chunk, Activations & out);
 
 struct Product {
     ggml_type type;

@@ -59,14 +59,16 @@ kernels::Activations * aligned(void * p) {
 }
 
 // The threads share the (row, chunk) pairs; layout: rows of one chunk lie together.
-void quantize_share(const ggml_compute_params * params, const ggml_tensor * x, kernels::Activations * out) {
+void quantize_share(const ggml_compute_params * params, const ggml_tensor * dst, kernels::Activations * out) {
+    const ggml_tensor * x = dst->src[1];
     const int64_t rows = n_rows(x), n = rows * kernels::n_chunks(x->ne[0]);
     for (int64_t i = n * params->ith / params->nth; i < n * (params->ith + 1) / params->nth; i++) {
         const int64_t row = i % rows;
         const int64_t i1 = row % x->ne[1], i2 = row / x->ne[1] % x->ne[2], i3 = row / (x->ne[1] * x->ne[2]);
         const char * data =
             static_cast<const char *>(x->data) + i1 * x->nb[1] + i2 * x->nb[2] + i3 * x->nb[3];
-        kernels::quantize(reinterpret_cast<const float *>(data), x->ne[0], i / rows, out[i]);
+        kernels::quantize(dst->src[0]->type, reinterpret_cast<const float *>(data), x->ne[0], i / rows,
+                          out[i]);
     }
 }
 
@@ -133,7 +135,7 @@ void multiply_expert_rows(const ggml_compute_params * params, const ggml_tensor 
         const char * data =
             static_cast<const char *>(x->data) + slot % x->ne[1] * x->nb[1] + token * x->nb[2];
         for (int64_t c = 0; c < kernels::n_chunks(product.n_columns); c++) {
-            kernels::quantize(reinterpret_cast<const float *>(data), product.n_columns, c,
+            kernels::quantize(product.type, reinterpret_cast<const float *>(data), product.n_columns, c,
                               activations[c * n_rows + row]);
         }
         out_rows[row] = reinterpret_cast<float *>(static_cast<char *>(dst->data) + slot * dst->nb[1] +
@@ -168,7 +170,7 @@ bool ggml_compute_forward_mul_mat_tiled(const ggml_compute_params * params, ggml
         kernels::bring(product, n_panels(product) * params->ith / n);
     }
     kernels::Activations * activations = aligned(params->wdata);
-    quantize_share(params, dst->src[1], activations);
+    quantize_share(params, dst, activations);
     if (params->ith == 0) {
         ggml_threadpool_chunk_set(params->threadpool,
                                   params->nth); // the first shares are the threads' numbers

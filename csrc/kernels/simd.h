@@ -118,9 +118,51 @@ inline IntVector load_lanes(const uint8_t * p, size_t stride) {
         _mm256_inserti128_si256(_mm256_castsi128_si256(load128(p + 2 * stride)), load128(p + 3 * stride), 1);
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
-// Adds the products of four unsigned weight bytes per 32-bit lane with four activations.
-inline IntVector dot16(IntVector sum, IntVector weights, IntVector x) {
+// Adds the products of four weight bytes per 32-bit lane with four activations. Weights are unsigned.
+template <int bits>
+IntVector dot16(IntVector sum, IntVector weights, IntVector x) {
     return _mm512_dpbusd_epi32(sum, weights, x);
+}
+// Adds the products of two 16-bit numbers per lane.
+inline IntVector dot_pairs(IntVector sum, IntVector a, IntVector b) {
+    return _mm512_dpwssd_epi32(sum, a, b);
+}
+// In every 128-bit lane: the numbers of a, then those of b, in 16 bits.
+inline IntVector pack16(IntVector a, IntVector b) {
+    return _mm512_packs_epi32(a, b);
+}
+// The first or last eight signed bytes of every 128-bit lane, in 16 bits.
+inline IntVector signed_low_bytes(IntVector v) {
+    return _mm512_srai_epi16(_mm512_unpacklo_epi8(v, v), 8);
+}
+inline IntVector signed_high_bytes(IntVector v) {
+    return _mm512_srai_epi16(_mm512_unpackhi_epi8(v, v), 8);
+}
+inline IntVector negated(IntVector v) {
+    return _mm512_sub_epi32(_mm512_setzero_si512(), v);
+}
+inline IntVector multiply_low(IntVector a, IntVector b) {
+    return _mm512_mullo_epi32(a, b);
+}
+inline IntVector look_up(IntVector table, IntVector indices) { // tables of 16 bytes, in every 128-bit lane
+    return _mm512_shuffle_epi8(table, indices);
+}
+// The low nibbles of one, bits 4 and 5 of the other.
+inline IntVector six_bits(IntVector low, IntVector high) {
+    const __m512i nibble = _mm512_set1_epi8(0x0f);
+    const __m512i joined = _mm512_ternarylogic_epi32(nibble, low, high, 0xca); // nibble ? low : high
+    return _mm512_and_si512(joined, _mm512_set1_epi8(0x3f));
+}
+// Adds 16 to bytes where both others have a bit in common.
+inline IntVector add_fifth_bits(IntVector v, IntVector bytes, IntVector bits) {
+    return _mm512_mask_add_epi8(v, _mm512_test_epi8_mask(bytes, bits), v, _mm512_set1_epi8(16));
+}
+// Weights of 8 bits are signed in the file; vpdpbusd wants one operand unsigned.
+inline __m512i place_sign(__m512i v) {
+    return _mm512_xor_si512(v, _mm512_set1_epi8(static_cast<char>(0x80)));
+}
+inline __m256i place_sign(__m256i v) {
+    return _mm256_xor_si256(v, _mm256_set1_epi8(static_cast<char>(0x80)));
 }
 
 #else
@@ -210,10 +252,48 @@ inline IntVector load_everywhere(const void * p) {
 inline IntVector load_lanes(const uint8_t * p, size_t stride) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(p)), load128(p + stride), 1);
 }
-// Weights of up to 7 bits, or their pairs of products do not fit 16.
-inline IntVector dot16(IntVector sum, IntVector weights, IntVector x) {
+// Weights of 8 bits are signed, narrower ones unsigned: their pairs of products must fit 16 bits.
+template <int bits>
+IntVector dot16(IntVector sum, IntVector weights, IntVector x) {
+    if constexpr (bits == 8) {
+        x = _mm256_sign_epi8(x, weights);
+        weights = _mm256_abs_epi8(weights);
+    }
     const __m256i pairs = _mm256_maddubs_epi16(weights, x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline IntVector dot_pairs(IntVector sum, IntVector a, IntVector b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+inline IntVector pack16(IntVector a, IntVector b) {
+    return _mm256_packs_epi32(a, b);
+}
+inline IntVector signed_low_bytes(IntVector v) {
+    return _mm256_srai_epi16(_mm256_unpacklo_epi8(v, v), 8);
+}
+inline IntVector signed_high_bytes(IntVector v) {
+    return _mm256_srai_epi16(_mm256_unpackhi_epi8(v, v), 8);
+}
+inline IntVector negated(IntVector v) {
+    return _mm256_sub_epi32(_mm256_setzero_si256(), v);
+}
+inline IntVector multiply_low(IntVector a, IntVector b) {
+    return _mm256_mullo_epi32(a, b);
+}
+inline IntVector look_up(IntVector table, IntVector indices) {
+    return _mm256_shuffle_epi8(table, indices);
+}
+inline IntVector six_bits(IntVector low, IntVector high) {
+    return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(0x0f)),
+                           _mm256_and_si256(high, _mm256_set1_epi8(0x30)));
+}
+// Of `bits` one is set in each byte.
+inline IntVector add_fifth_bits(IntVector v, IntVector bytes, IntVector bits) {
+    const __m256i is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bits), bits);
+    return _mm256_or_si256(v, _mm256_and_si256(is_set, _mm256_set1_epi8(16)));
+}
+inline __m256i place_sign(__m256i v) {
+    return v;
 }
 
 #endif

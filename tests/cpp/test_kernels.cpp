@@ -60,7 +60,7 @@ struct Case {
         std::vector<kernels::Activations> activations(n_chunks * rows);
         for (int64_t c = 0; c < n_chunks; c++) {
             for (int64_t r = 0; r < rows; r++) {
-                kernels::quantize(x + r * columns, columns, c, activations[c * rows + r]);
+                kernels::quantize(type, x + r * columns, columns, c, activations[c * rows + r]);
             }
         }
         std::vector<float> out(rows * weights, NAN);
