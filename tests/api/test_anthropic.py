@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
+from anthropic.types.message_count_tokens_params import MessageCountTokensParams
+from anthropic.types.message_create_params import MessageCreateParamsBase
 from pydantic import TypeAdapter
 
 from slipstream.base.errors import ContextLengthError, EngineDiedError
@@ -19,6 +21,7 @@ from slipstream.base.types import (
     ToolCallDelta,
     Usage,
 )
+from slipstream.server.anthropic_schemas import CountTokensRequest, MessagesRequest
 from tests.support.fake_generation import MODEL, FakeGeneration
 
 if TYPE_CHECKING:
@@ -255,3 +258,35 @@ def test_tokens_are_counted_without_generating(
     body = {"model": MODEL, "system": "s", "messages": HELLO["messages"]}
     assert client.post(f"{URL}/count_tokens", json=body).json() == {"input_tokens": 2}
     assert generation.specs == []
+
+
+STABLE = (MessageCreateParamsBase.__annotations__, MessageCountTokensParams.__annotations__)
+
+
+def test_a_field_anthropics_api_does_not_know_is_refused_without_a_beta(
+    client: TestClient, generation: FakeGeneration
+) -> None:
+    for path in (URL, f"{URL}/count_tokens"):
+        body = HELLO | {"max_token": 5}
+        if path != URL:
+            body.pop("max_tokens")
+        answer = client.post(path, json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+        assert "'max_token'" in answer.json()["error"]["message"]
+        headers = {"anthropic-beta": "new-thing-2030-01-01"}
+        assert client.post(path, json=body, headers=headers).status_code == 200
+
+
+def test_every_field_of_the_official_client_is_known() -> None:
+    for model, fields in zip((MessagesRequest, CountTokensRequest), STABLE, strict=True):
+        assert [name for name in fields if name not in model.model_fields] == []
+
+
+def test_a_prompt_that_is_too_long_is_told_in_the_words_clients_look_for(
+    client: TestClient, generation: FakeGeneration
+) -> None:
+    generation.script = lambda _spec: [ContextLengthError("9 tokens do not fit")]
+    answer = client.post(URL, json=HELLO)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("prompt is too long: ")

@@ -10,7 +10,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from slipstream.base.errors import EngineDiedError, StoreError
-from slipstream.base.types import FinishReason, OutputDelta, ToolCallDelta, Usage
+from slipstream.base.types import FinishReason, OutputDelta, Reasoning, ToolCallDelta, Usage
 from slipstream.runtime.chat_store import ChatStore
 from tests.support.fake_generation import MODEL, FakeGeneration
 
@@ -336,3 +336,20 @@ def test_input_is_required(client: TestClient) -> None:
 def test_an_unknown_model_is_a_404_before_the_stream(client: TestClient) -> None:
     answer = client.post(URL, json={"model": "no", "input": "x", "stream": True})
     assert answer.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"effort": "none"}, Reasoning(effort="off")),
+        ({"effort": "minimal"}, Reasoning(effort="low")),
+        ({"effort": "xhigh", "max_tokens": 7}, Reasoning(effort="high", budget=7)),
+        ({"max_tokens": 0}, Reasoning(budget=0)),
+        ({}, Reasoning()),
+    ],
+)
+def test_how_much_to_think_is_one_setting(
+    client: TestClient, generation: FakeGeneration, given: dict, expected: Reasoning
+) -> None:
+    assert client.post(URL, json={**HELLO, "reasoning": given}).status_code == 200
+    assert generation.specs[-1].reasoning == expected

@@ -12,14 +12,14 @@ import typer
 from slipstream.base.errors import SlipstreamError
 from slipstream.base.limits import MAX_CONTEXT_LENGTH, MAX_THREADS
 from slipstream.cli.conversation import Conversation, describe
-from slipstream.cli.terminal import show_load, writer
+from slipstream.cli.terminal import show_load, thought_writer, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slipstream.base.sampling import SamplingParams
     from slipstream.base.types import Usage
-    from slipstream.llm import LLM
+    from slipstream.llm import LLM, ChatOptions
 
 PROMPT = "> "
 
@@ -54,12 +54,19 @@ def chat(
     threads: Annotated[
         int, typer.Option(min=0, max=MAX_THREADS, help="CPU threads; 0: the physical cores.")
     ] = 0,
+    reasoning: Annotated[
+        str | None,
+        typer.Option(
+            help="How much the model thinks: off, on, low, medium or high; its own default if not given."
+        ),
+    ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Token counts and speed on stderr.")
     ] = False,
 ) -> None:
     """Chat with a model. Text on stdin, when it is no terminal, is asked at once."""
     from slipstream.base.sampling import SamplingParams
+    from slipstream.base.types import Reasoning
 
     given: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     sampling = SamplingParams(**{k: value for k, value in given.items() if value is not None})
@@ -69,7 +76,8 @@ def chat(
     if not interactive and not question:
         message = "there is no question: give one with -p or on stdin"
         raise typer.BadParameter(message, param_hint="--prompt")
-    conversation = Conversation(system=system)
+    effort = None if reasoning is None else Reasoning(effort=reasoning, is_required=True)
+    conversation = Conversation(system=system, reasoning=effort)
     with closing(_load(model, context_length, threads)) as llm:
         if not interactive:
             usage = _answer(llm, conversation, question, sampling, sys.stdout)
@@ -164,19 +172,25 @@ def _answer(
     Returns:
         Usage of a whole answer, None of an interrupted one.
     """
-    write = writer(out)
+    write, think = writer(out), thought_writer(out)
     text: list[str] = []
     usage = None
-    stream = llm.chat(conversation.messages(question), sampling=sampling, stream=True)
+    options: ChatOptions = {}
+    if conversation.reasoning is not None:
+        options["reasoning"] = conversation.reasoning
+    stream = llm.chat(conversation.messages(question), sampling=sampling, stream=True, **options)
     try:
         with closing(stream):  # which aborts the request
             for delta in stream:
+                think(delta.reasoning, is_over=bool(delta.text))
                 text.append(delta.text)
                 write(delta.text)
                 usage = delta.usage or usage
+        think("", is_over=True)
     except KeyboardInterrupt:
         if not interruptible:
             raise
+        think("", is_over=True)
         write(" [interrupted]")
     write("\n")
     if any(text):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slipstream.base.types import Usage
+    from slipstream.base.types import Reasoning, Usage
 
 HELP = """\
 /help         show this
@@ -23,11 +23,13 @@ class Conversation:
 
     Attributes:
         system: System prompt, empty for none.
+        reasoning: How much the model thinks; its own default if None.
         turns: User and assistant messages in OpenAI's shape.
         last_usage: Of the last answer that came to its end.
     """
 
     system: str = ""
+    reasoning: Reasoning | None = None
     turns: list[dict[str, Any]] = field(default_factory=list)
     last_usage: Usage | None = None
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 _CLEAR_LINE = "\r\033[K"
+_DIM, _PLAIN = "\033[2m", "\033[0m"
 # What a terminal would obey rather than show: a model's output must not move the cursor or rename the window.
 _CONTROL = dict.fromkeys(
     code for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if chr(code) not in "\t\n"
@@ -41,6 +42,30 @@ def writer(out: TextIO) -> Callable[[str], None]:
         out.flush()
 
     return write
+
+
+def thought_writer(out: TextIO) -> Callable[..., None]:
+    """Return what shows reasoning dimmed and apart from the answer, on a terminal; elsewhere it shows nothing.
+
+    What is returned takes a piece of reasoning, which may be empty, and `is_over` once the answer goes on without.
+    """
+    write = writer(out)
+    is_open = False
+
+    def think(piece: str, *, is_over: bool = False) -> None:
+        nonlocal is_open
+        if not out.isatty():
+            return
+        if piece:
+            out.write("" if is_open else _DIM)
+            is_open = True
+            write(piece)
+        if is_over and is_open:
+            is_open = False
+            out.write(f"{_PLAIN}\n\n")
+            out.flush()
+
+    return think
 
 
 def print_json(value: Any) -> None:

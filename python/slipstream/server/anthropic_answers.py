@@ -69,7 +69,10 @@ class MessageAnswer(Answer):
 def anthropic_error(detail: ErrorDetail, status: int) -> dict[str, Any]:
     """Return the body of an error."""
     kind = _ERROR_TYPES.get(status, "api_error")
-    return {"type": "error", "error": {"type": kind, "message": detail.message}}
+    message = detail.message
+    if detail.code == "context_length_exceeded":
+        message = f"prompt is too long: {message}"  # the words by which clients know to shorten it
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def count_of(usage: Usage) -> MessageUsage:

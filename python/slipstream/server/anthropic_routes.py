@@ -63,8 +63,9 @@ class _Call:
 async def create_message(request: Request) -> Response:
     """Answer a conversation in Anthropic's form."""
     context = context_of(request)
-    body = parse_body(await request.body(), MessagesRequest)
+    body = parse_body(await request.body(), MessagesRequest, is_strict=_is_strict(request))
     spec = messages_spec(body, new_id("msg", "_"))
+    spec.context_overflow = context.settings.context_overflow
     spec.messages = await fetched(context, request, spec.messages or [])
     call = _Call(context, body.model, spec)
     if body.stream:
@@ -77,7 +78,7 @@ async def create_message(request: Request) -> Response:
 async def count_message_tokens(request: Request) -> Response:
     """Count the tokens of the prompt a request would have."""
     context = context_of(request)
-    body = parse_body(await request.body(), CountTokensRequest)
+    body = parse_body(await request.body(), CountTokensRequest, is_strict=_is_strict(request))
     spec = prompt_spec(body, new_id("count", "_"))
     spec.messages = await fetched(context, request, spec.messages or [])
     query = CountPrompt(spec=spec)
@@ -86,3 +87,8 @@ async def count_message_tokens(request: Request) -> Response:
     assert isinstance(count, Count)
     answer = TokenCount(input_tokens=count.num_tokens)
     return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _is_strict(request: Request) -> bool:
+    """Anthropic's API refuses fields it does not know; those of a beta need its header, and are not ours to know."""
+    return "anthropic-beta" not in request.headers

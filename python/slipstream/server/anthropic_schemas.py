@@ -120,6 +120,7 @@ class CountTokensRequest(Schema):
         thinking: See Thinking.
         output_config: See OutputConfig.
         cache_control: Accepted, without effect, here and on blocks: every prompt is cached.
+        speed: Accepted, without effect, as are the fields after it.
     """
 
     model: Annotated[str, Field(max_length=1024)]
@@ -130,6 +131,9 @@ class CountTokensRequest(Schema):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: Any = None
+    speed: Any = None
+    user_profile_id: Any = None
+    workspace_id: Any = None
 
 
 class MessagesRequest(CountTokensRequest):
@@ -147,6 +151,8 @@ class MessagesRequest(CountTokensRequest):
         service_tier: Likewise.
         container: Likewise.
         context_management: Likewise.
+        diagnostics: Likewise.
+        inference_geo: Likewise.
     """
 
     max_tokens: Annotated[int, Field(ge=1)]
@@ -160,3 +166,5 @@ class MessagesRequest(CountTokensRequest):
     service_tier: Any = None
     container: Any = None
     context_management: Any = None
+    diagnostics: Any = None
+    inference_geo: Any = None

@@ -23,18 +23,19 @@ _MAX_NAMED_FIELDS = 8
 _noted_fields: set[str] = set()
 
 
-def parse_body(body: bytes, model: type[Model]) -> Model:
+def parse_body(body: bytes, model: type[Model], *, is_strict: bool = False) -> Model:
     """Parse and check a JSON request body.
 
     Args:
         body: As received. Nesting deeper than 200, NaN, Infinity and lone surrogates are no JSON here.
         model: What it must be.
+        is_strict: Refuse fields it does not have, as for a model that forbids them.
 
     Returns:
-        The checked model. Fields it does not have are ignored, and logged the first time, unless it forbids them.
+        The checked model. Fields it does not have are ignored, and logged the first time, unless they are refused.
 
     Raises:
-        UnknownFieldError: a field that a model which forbids others does not have.
+        UnknownFieldError: a field the model does not have, where those are refused.
         InvalidRequestError: no JSON, no object, or a field missing or of another type; `param` names the field.
     """
     try:
@@ -45,7 +46,7 @@ def parse_body(body: bytes, model: type[Model]) -> Model:
     if not isinstance(document, dict):
         message = f"the request body must be a JSON object, not {_json_type(document)}"
         raise InvalidRequestError(message)
-    if model.model_config.get("extra") == "forbid":
+    if is_strict or model.model_config.get("extra") == "forbid":
         _refuse_unknown(document, model)
     _note_unknown(document, model)
     try:

@@ -77,6 +77,7 @@ class _Call:
             sampling=sampling,
             reasoning=Reasoning(effort=request.reasoning or "", is_required=True),
             parse_output=True,
+            context_overflow=self._context.settings.context_overflow,
         )
 
     @property

@@ -54,8 +54,15 @@ _OVERFLOW_POLICIES = {
 _UNSET = -1  # what several clients send for "no limit", "any seed", "all tokens"
 
 
-def chat_specs(request: ChatRequest, request_id: str) -> list[GenerationSpec]:
+def chat_specs(
+    request: ChatRequest, request_id: str, overflow: str = "error"
+) -> list[GenerationSpec]:
     """Return one spec for each of the request's `n` choices.
+
+    Args:
+        request: Checked.
+        request_id: Of the answer.
+        overflow: The policy for a full context, where the request names none.
 
     Raises:
         InvalidRequestError: a field is out of range, or asks for what is not supported.
@@ -81,13 +88,15 @@ def chat_specs(request: ChatRequest, request_id: str) -> list[GenerationSpec]:
         parse_output=True,
         template_options=options,
         output_format=output_format(request),
-        context_overflow=_context_overflow(request),
+        context_overflow=_context_overflow(request) or overflow,
     )
     return fan_out(spec, request.n or 1)
 
 
-def completion_specs(request: CompletionRequest, request_id: str) -> list[GenerationSpec]:
-    """Return `n` specs for each prompt; a spec's place in the list is the index of its choice.
+def completion_specs(
+    request: CompletionRequest, request_id: str, overflow: str = "error"
+) -> list[GenerationSpec]:
+    """Return `n` specs for each prompt; a spec's place in the list is the index of its choice. Arguments as chat_specs.
 
     Raises:
         InvalidRequestError: a field is out of range, or asks for what is not supported.
@@ -95,7 +104,7 @@ def completion_specs(request: CompletionRequest, request_id: str) -> list[Genera
     num_choices = request.n or 1
     _refuse_completion_extras(request, num_choices)
     sampling = sampling_params(request, request.max_tokens, request.logprobs)
-    form, overflow = output_format(request), _context_overflow(request)
+    form, overflow = output_format(request), _context_overflow(request) or overflow
     specs: list[GenerationSpec] = []
     for place, prompt in enumerate(listed(request.prompt)):
         spec = GenerationSpec(
@@ -111,14 +120,14 @@ def completion_specs(request: CompletionRequest, request_id: str) -> list[Genera
     return specs
 
 
-def _context_overflow(request: CompletionFields) -> str:
+def _context_overflow(request: CompletionFields) -> str | None:
     theirs = _OVERFLOW_POLICIES.get(request.contextOverflowPolicy or "")
     if theirs and request.context_overflow not in (None, theirs):
         message = (
             "context_overflow and contextOverflowPolicy say different things; give one of them"
         )
         raise InvalidRequestError(message, param="contextOverflowPolicy")
-    return request.context_overflow or theirs or "error"
+    return request.context_overflow or theirs
 
 
 def new_id(prefix: str, joint: str = "-") -> str:

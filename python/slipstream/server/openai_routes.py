@@ -176,7 +176,7 @@ async def answer_chat(request: Request, surface: Surface) -> Response:
     context = context_of(request)
     body = parse_body(await request.body(), ChatRequest)
     request_id = new_id("chatcmpl")
-    specs = chat_specs(body, request_id)
+    specs = chat_specs(body, request_id, context.settings.context_overflow)
     messages = await fetched(context, request, specs[0].messages or [])
     for spec in specs:
         spec.messages = messages
@@ -209,7 +209,8 @@ async def answer_completion(request: Request, surface: Surface) -> Response:
     context = context_of(request)
     body = parse_body(await request.body(), CompletionRequest)
     request_id = new_id("cmpl")
-    call = _Call(context, body, request_id, completion_specs(body, request_id), surface)
+    specs = completion_specs(body, request_id, context.settings.context_overflow)
+    call = _Call(context, body, request_id, specs, surface)
     if body.stream:
         return _stream(call, "text_completion", CompletionChunks)
     model, results = await context.in_flight.run(call.collect(), request.receive)

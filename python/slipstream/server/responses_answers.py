@@ -140,7 +140,7 @@ def begun(
         tools=[_tool(tool["function"]) for tool in spec.tools or ()],
         top_logprobs=request.top_logprobs or 0,
         top_p=spec.sampling.top_p,
-        truncation=request.truncation or "disabled",
+        truncation="disabled" if spec.context_overflow == "error" else "auto",
         user=request.user,
     )
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LOGPROBS = "message.output_text.logprobs"
 _TEXT_TYPES = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
+_TRUNCATIONS = {"auto": "rolling_window", "disabled": "error"}
 _EFFORTS = {"none": "off", "minimal": "low", "xhigh": "high"}
 
 Message = dict[str, Any]
@@ -62,7 +63,11 @@ def input_messages(given: str | Sequence[InputItem]) -> list[Message]:
 
 
 def responses_spec(
-    request: ResponsesRequest, request_id: str, history: History, new: list[Message]
+    request: ResponsesRequest,
+    request_id: str,
+    history: History,
+    new: list[Message],
+    overflow: str = "error",
 ) -> GenerationSpec:
     """Return the spec of a request.
 
@@ -71,6 +76,7 @@ def responses_spec(
         request_id: Of the answer.
         history: Of the answer it continues, or an empty one.
         new: From `input_messages`.
+        overflow: The policy for a full context, where the request names none.
 
     Raises:
         InvalidRequestError: a field is out of range, or asks for what is not supported.
@@ -97,7 +103,7 @@ def responses_spec(
         reasoning=_reasoning(request),
         output_format=_output_format(request.text.format if request.text else None),
         parse_output=True,
-        context_overflow="rolling_window" if request.truncation == "auto" else "error",
+        context_overflow=_TRUNCATIONS.get(request.truncation or "", overflow),
     )
 
 
@@ -197,8 +203,11 @@ def _tool_choice(request: ResponsesRequest) -> str:
 
 
 def _reasoning(request: ResponsesRequest) -> Reasoning:
-    effort = request.reasoning.effort if request.reasoning else None
-    return Reasoning(effort=_EFFORTS.get(effort or "", effort or ""))
+    given = request.reasoning
+    if given is None:
+        return Reasoning()
+    effort = given.effort or ""
+    return Reasoning(effort=_EFFORTS.get(effort, effort), budget=given.max_tokens)
 
 
 def _output_format(given: TextFormat | None) -> OutputFormat | None:

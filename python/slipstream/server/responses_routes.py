@@ -136,7 +136,8 @@ async def create_response(request: Request) -> Response:
     body = parse_body(await request.body(), ResponsesRequest)
     new = await fetched(context, request, input_messages(body.input))
     history = await history_of(context, body.previous_response_id)
-    spec = responses_spec(body, new_response_id(), history, new)
+    overflow = context.settings.context_overflow
+    spec = responses_spec(body, new_response_id(), history, new, overflow)
     call = _Call(context, body, spec, new)
     if body.stream:
         keep_alive_s = context.settings.keep_alive_s

@@ -150,10 +150,12 @@ class ReasoningOptions(Schema):
 
     Attributes:
         effort: The model's own default if not given.
+        max_tokens: Most tokens of it; not OpenAI's, but that of routers in front of it.
         summary: Without effect; the whole reasoning is in the answer.
     """
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     summary: Any = None
     generate_summary: Any = None
 

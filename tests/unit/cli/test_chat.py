@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from slipstream.base.errors import ContextLengthError
 from slipstream.base.sampling import SamplingParams
-from slipstream.base.types import FinishReason, OutputDelta, Usage
+from slipstream.base.types import FinishReason, OutputDelta, Reasoning, Usage
 from slipstream.cli import chat as chat_module
 from slipstream.cli.conversation import Conversation
 from slipstream.cli.main import app
@@ -22,17 +22,20 @@ class FakeLLM:
         self.closed_streams = 0
         self.closed = False
 
-    def chat(self, messages, *, sampling, stream):
+    def chat(self, messages, *, sampling, stream, **options):
         assert stream
+        self.options = options
         self.asked.append((messages, sampling))
         try:
             for i, piece in enumerate(self.pieces):
                 if isinstance(piece, BaseException):
                     raise piece
                 last = i == len(self.pieces) - 1
+                thought = piece[1:] if piece.startswith("~") else ""
                 yield OutputDelta(
                     "r",
-                    piece,
+                    "" if thought else piece,
+                    reasoning=thought,
                     finish_reason=FinishReason.STOP if last else None,
                     usage=USAGE if last else None,
                 )
@@ -155,3 +158,35 @@ def test_a_space_before_the_slash_makes_it_a_message():
     llm = FakeLLM("b")
     converse(llm, " /etc is what?")
     assert llm.asked[0][0][-1]["content"] == "/etc is what?"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(llm, out):
+    chat_module._answer(llm, Conversation(), "a", SamplingParams(), out, interruptible=True)
+    return out.getvalue()
+
+
+def test_a_terminal_shows_reasoning_dimmed_and_apart():
+    assert shown(FakeLLM("~Let me ", "~see.", "4", "2"), Terminal()) == (
+        "\033[2mLet me see.\033[0m\n\n42\n"
+    )
+    cut = shown(FakeLLM("~Let me", KeyboardInterrupt()), Terminal())
+    assert cut == "\033[2mLet me\033[0m\n\n [interrupted]\n"
+    assert shown(FakeLLM("~Hm", ""), Terminal()) == "\033[2mHm\033[0m\n\n\n"
+    assert shown(FakeLLM("~\033[31mHm", "4"), Terminal()) == "\033[2m[31mHm\033[0m\n\n4\n"
+
+
+def test_elsewhere_there_is_only_the_answer():
+    assert shown(FakeLLM("~Hm.", "42"), io.StringIO()) == "42\n"
+
+
+def test_how_much_to_think_reaches_the_model_if_given(run):
+    llm = FakeLLM("ok")
+    run("-p", "x", llm=llm, stdin="")
+    assert llm.options == {}
+    run("-p", "x", "--reasoning", "off", llm=llm, stdin="")
+    assert llm.options == {"reasoning": Reasoning(effort="off", is_required=True)}
