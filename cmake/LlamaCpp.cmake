@@ -56,7 +56,9 @@ set_property(
   SOURCE ${LLAMA_DIR}/ggml/src/ggml-cpu/ops.cpp
   DIRECTORY ${LLAMA_DIR}/ggml/src
   APPEND PROPERTY COMPILE_DEFINITIONS ggml_compute_forward_flash_attn_ext=upstream_flash_attn_ext)
-target_sources(ggml-cpu PRIVATE ${PROJECT_SOURCE_DIR}/csrc/kernels/seam.cpp ${PROJECT_SOURCE_DIR}/csrc/kernels/qmatmul.cpp)
+foreach(source seam qmatmul attention)
+  target_sources(ggml-cpu PRIVATE ${PROJECT_SOURCE_DIR}/csrc/kernels/${source}.cpp)
+endforeach()
 
 if(SLIPSTREAM_NATIVE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # -march=native names no CPU. Its expansion goes into a definition, so that a compiler cache that has moved to

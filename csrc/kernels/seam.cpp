@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "attention.h"
 #include "ggml-cpu-impl.h"
 #include "ops.h"
 #include "qmatmul.h"
@@ -196,10 +197,14 @@ bool ggml_compute_forward_mul_mat_id_tiled(const ggml_compute_params * params, g
     return true;
 }
 
-// Upstream splits the KV cache over the threads for one row and the heads for several, which rounds differently. Where
-// there are heads enough, one row goes the way of several, so that drafts and company do not change its bits.
-// `use_ref` means just that here: no split, and no tiles, which one row has never.
+// What our attention does not serve stays upstream's, which splits the KV cache over the threads for one row and the
+// heads for several, which rounds differently. Where there are heads enough, one row goes the way of several, so that
+// drafts and company do not change its bits. `use_ref` means just that here: no split, and no tiles, which one row has
+// never.
 void ggml_compute_forward_flash_attn_ext(const ggml_compute_params * params, ggml_tensor * dst) {
+    if (enabled() && !params->use_ref && kernels::attends(dst)) {
+        return kernels::attend(params, dst);
+    }
     const ggml_tensor * queries = dst->src[0];
     ggml_compute_params ours = *params;
     if (enabled() && queries->ne[1] == 1 && queries->ne[2] >= 2 * params->nth) {

@@ -34,12 +34,17 @@ def build_program(name: str, isa: str, folder: Path, *extra: str) -> str:
     compiler = os.environ.get("CXX") or "c++"
     launcher = [shutil.which("ccache") or "", compiler] if shutil.which("ccache") else [compiler]
     objects = []
-    for source in (ROOT / f"tests/cpp/{name}.cpp", ROOT / "csrc/kernels/qmatmul.cpp"):
+    kernels = ROOT / "csrc/kernels"
+    for source in (
+        ROOT / f"tests/cpp/{name}.cpp",
+        kernels / "qmatmul.cpp",
+        kernels / "attention.cpp",
+    ):
         objects.append(str(folder / f"{source.stem}.o"))
         command = [*launcher, "-c", "-O2", "-std=c++17", *options, *extra]
-        command += [str(source), "-o", objects[-1]]
-        for include in (ROOT / "csrc", LLAMA / "ggml/include", LLAMA / "ggml/src"):
-            command += ["-I", str(include)]
+        command += [str(source), "-o", objects[-1], "-I", str(ROOT / "csrc")]
+        for include in ("ggml/include", "ggml/src", "ggml/src/ggml-cpu"):
+            command += ["-I", str(LLAMA / include)]
         subprocess.run(command, check=True)
     libraries = [str(GGML / f"lib{library}.a") for library in ("ggml", "ggml-cpu", "ggml-base")]
     program = str(folder / name)
@@ -53,7 +58,7 @@ def build_program(name: str, isa: str, folder: Path, *extra: str) -> str:
     platform.machine() != "x86_64" or platform.system() != "Linux", reason="kernels for x86 only"
 )
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("name", ["test_kernels", "test_seam"])
+@pytest.mark.parametrize("name", ["test_kernels", "test_seam", "test_attention"])
 def test_products_are_right_and_the_same_for_any_number_of_rows(
     name: str, isa: str, tmp_path: Path
 ) -> None:
@@ -68,9 +73,10 @@ def test_products_are_right_and_the_same_for_any_number_of_rows(
     platform.machine() != "x86_64" or platform.system() != "Linux", reason="kernels for x86 only"
 )
 @pytest.mark.parametrize("isa", ISAS)
-def test_sanitizers_find_nothing_over_random_shapes(isa: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["test_kernels", "test_attention"])
+def test_sanitizers_find_nothing_over_random_shapes(name: str, isa: str, tmp_path: Path) -> None:
     sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-O1")
-    program = build_program("test_kernels", isa, tmp_path, *sanitizers)
+    program = build_program(name, isa, tmp_path, *sanitizers)
     result = subprocess.run(
         [program, "30", "2"], capture_output=True, text=True, check=False, timeout=200
     )
