@@ -240,8 +240,8 @@ void bind_context(nb::module_ & m) {
         [](Context * self, const Model & model, uint32_t n_ctx, uint32_t n_batch, uint32_t n_ubatch,
            uint32_t n_seq_max, uint32_t n_outputs_max, int32_t n_threads, int32_t n_threads_batch,
            std::optional<bool> flash_attention, const std::string & type_k, const std::string & type_v,
-           bool embeddings, const std::string & pooling, bool kv_unified, bool swa_full, float rope_freq_base,
-           float rope_freq_scale, int32_t poll, bool interruptible) {
+           bool embeddings, const std::string & pooling, bool kv_unified, bool swa_full, bool offload_kv,
+           float rope_freq_base, float rope_freq_scale, int32_t poll, bool interruptible) {
             ContextOptions o;
             o.n_ctx = n_ctx;
             o.n_batch = n_batch;
@@ -257,6 +257,7 @@ void bind_context(nb::module_ & m) {
             o.pooling = pooling;
             o.kv_unified = kv_unified;
             o.swa_full = swa_full;
+            o.offload_kv = offload_kv;
             o.rope_freq_base = rope_freq_base;
             o.rope_freq_scale = rope_freq_scale;
             o.poll = poll;
@@ -269,8 +270,8 @@ void bind_context(nb::module_ & m) {
         "model"_a, nb::kw_only(), "n_ctx"_a = 0, "n_batch"_a = 512, "n_ubatch"_a = 0, "n_seq_max"_a = 1,
         "n_outputs_max"_a = 0, "n_threads"_a = 0, "n_threads_batch"_a = 0, "flash_attention"_a = nb::none(),
         "type_k"_a = "f16", "type_v"_a = "f16", "embeddings"_a = false, "pooling"_a = "default",
-        "kv_unified"_a = true, "swa_full"_a = true, "rope_freq_base"_a = 0.0f, "rope_freq_scale"_a = 0.0f,
-        "poll"_a = 1, "interruptible"_a = true,
+        "kv_unified"_a = true, "swa_full"_a = true, "offload_kv"_a = true, "rope_freq_base"_a = 0.0f,
+        "rope_freq_scale"_a = 0.0f, "poll"_a = 1, "interruptible"_a = true,
         "Make a context.\n\n"
         "Args:\n"
         "    model: Kept alive by the context.\n"
@@ -287,6 +288,7 @@ void bind_context(nb::module_ & m) {
         "    pooling: default (the model's), none, mean, cls, last or rank.\n"
         "    kv_unified: One cache shared by all sequences, or one of n_ctx / n_seq_max tokens each.\n"
         "    swa_full: Keep all positions of sliding-window layers, so that sequences can be trimmed.\n"
+        "    offload_kv: Keep the cache where its layers are; False: in host memory.\n"
         "    rope_freq_base, rope_freq_scale: 0 takes the model's.\n"
         "    poll: How long idle worker threads spin before they sleep, 0 to 100 (about 2 ms each).\n"
         "    interruptible: Look for Ctrl-C during decode().\n\n"

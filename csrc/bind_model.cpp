@@ -60,15 +60,16 @@ void bind_model(nb::module_ & m) {
         .def(
             "__init__",
             [](Model * self, const std::string & path, int32_t gpu_layers, bool mmap, bool mlock, bool repack,
-               bool vocab_only, bool check_tensors, nb::object progress) {
+               bool vocab_only, bool check_tensors, int32_t num_experts, nb::object progress) {
                 init_model(self, path, std::move(progress),
-                           {gpu_layers, mmap, mlock, repack, vocab_only, check_tensors});
+                           {gpu_layers, mmap, mlock, repack, vocab_only, check_tensors, num_experts});
             },
             "path"_a, nb::kw_only(), "gpu_layers"_a = -1, "mmap"_a = true, "mlock"_a = false,
-            "repack"_a = true, "vocab_only"_a = false, "check_tensors"_a = false, "progress"_a = nb::none(),
+            "repack"_a = true, "vocab_only"_a = false, "check_tensors"_a = false, "num_experts"_a = 0,
+            "progress"_a = nb::none(),
             nb::sig(
                 "def __init__(self, path: str, *, gpu_layers: int = -1, mmap: bool = True, mlock: bool = False, "
-                "repack: bool = True, vocab_only: bool = False, check_tensors: bool = False, "
+                "repack: bool = True, vocab_only: bool = False, check_tensors: bool = False, num_experts: int = 0, "
                 "progress: collections.abc.Callable[[float], bool | None] | None = None) -> None"),
             "Load a file. The GIL is released; Ctrl-C works.\n\n"
             "Args:\n"
@@ -79,9 +80,11 @@ void bind_model(nb::module_ & m) {
             "    repack: Let ggml re-arrange weights for this CPU (a copy of them).\n"
             "    vocab_only: Load the vocabulary and no weights.\n"
             "    check_tensors: Look for invalid numbers in every tensor.\n"
+            "    num_experts: Experts a token is sent to, for a mixture of experts; 0 takes the file's.\n"
             "    progress: Called on this thread with 0 to 1; returning False cancels.\n\n"
             "Raises:\n"
-            "    ModelLoadError: the file is no usable model, or loading was cancelled.")
+            "    ModelLoadError: the file is no usable model, or loading was cancelled.\n"
+            "    InvalidRequestError: num_experts is more than the model has.")
         .def("close", &Model::close,
              "Drop this object's hold on the model; contexts made from it keep it alive. Idempotent.")
         .def_prop_ro("is_closed", &Model::is_closed)

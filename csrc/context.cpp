@@ -119,6 +119,7 @@ Context::Context(const Model & model, const ContextOptions & options)
     params.embeddings = options.embeddings;
     params.kv_unified = options.kv_unified;
     params.swa_full = options.swa_full;
+    params.offload_kqv = options.offload_kv;
     params.rope_freq_base = options.rope_freq_base;
     params.rope_freq_scale = options.rope_freq_scale;
     params.abort_callback = on_abort_poll;

@@ -37,6 +37,7 @@ struct ContextOptions {
     std::string pooling = "default"; // default, none, mean, cls, last, rank
     bool kv_unified = true;
     bool swa_full = true;
+    bool offload_kv = true; // the KV cache lies where its layers do; false: in host memory
     float rope_freq_base = 0;
     float rope_freq_scale = 0;
     int32_t poll = 1; // how long idle workers spin before they sleep, 0 to 100, about 2 ms each

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "deep_stack.h"
+#include "gguf.h"
 #include "native_log.h"
 
 namespace slipstream {
@@ -65,6 +66,64 @@ size_t stack_for(std::string_view text) {
     return longest * FRAME;
 }
 
+// Returns the number under `key` of a header, `fallback` if there is none; throws where the layers have one each.
+int64_t header_number(const gguf_context * header, const std::string & key, int64_t fallback,
+                      const std::string & path) {
+    const int64_t id = gguf_find_key(header, key.c_str());
+    if (id < 0) {
+        return fallback;
+    }
+    switch (gguf_get_kv_type(header, id)) {
+    case GGUF_TYPE_UINT32:
+        return gguf_get_val_u32(header, id);
+    case GGUF_TYPE_INT32:
+        return gguf_get_val_i32(header, id);
+    case GGUF_TYPE_UINT16:
+        return gguf_get_val_u16(header, id);
+    case GGUF_TYPE_UINT64:
+        return int64_t(gguf_get_val_u64(header, id));
+    default:
+        throw Error("ModelLoadError",
+                    path + ": num_experts cannot be set, as " + key + " is not one number for all layers",
+                    path);
+    }
+}
+
+// Has a token sent to `num_experts` experts, which llama.cpp would take unchecked and abort() over.
+llama_model_kv_override expert_override(const std::string & path, int32_t num_experts) {
+    const std::unique_ptr<gguf_context, void (*)(gguf_context *)> header(
+        gguf_init_from_file(path.c_str(), {true, nullptr}), gguf_free);
+    const int64_t id = header ? gguf_find_key(header.get(), "general.architecture") : -1;
+    if (id < 0 || gguf_get_kv_type(header.get(), id) != GGUF_TYPE_STRING) {
+        throw Error("ModelLoadError", path + ": its header names no architecture", path);
+    }
+    const std::string arch = gguf_get_val_str(header.get(), id), used = arch + ".expert_used_count";
+    const int64_t n_experts = header_number(header.get(), arch + ".expert_count", 0, path);
+    if (n_experts < 2) {
+        throw Error(
+            "InvalidRequestError",
+            format("num_experts is %d, but this model is no mixture of experts; leave it out", num_experts),
+            "num_experts");
+    }
+    header_number(header.get(), used, 0, path);
+    const int64_t n_groups = header_number(header.get(), arch + ".expert_group_count", 0, path);
+    int64_t most = n_experts;
+    if (n_groups > 1) { // experts come from so many groups only
+        most = n_experts / n_groups * header_number(header.get(), arch + ".expert_group_used_count", 1, path);
+    }
+    if (num_experts < 1 || num_experts > most) {
+        throw Error("InvalidRequestError",
+                    format("num_experts is %d; for this model it must be between 1 and %lld", num_experts,
+                           (long long)most),
+                    "num_experts");
+    }
+    llama_model_kv_override override = {};
+    override.tag = LLAMA_KV_OVERRIDE_TYPE_INT;
+    std::snprintf(override.key, sizeof(override.key), "%s", used.c_str());
+    override.val_i64 = num_experts;
+    return override;
+}
+
 bool on_progress(float fraction, void * data) {
     const auto & progress = *static_cast<const std::function<bool(float)> *>(data);
     return !progress || progress(fraction);
@@ -82,6 +141,11 @@ Model::Model(const std::string & path, const ModelOptions & options,
     params.use_extra_bufts = options.repack;
     params.vocab_only = options.vocab_only;
     params.check_tensors = options.check_tensors;
+    llama_model_kv_override overrides[2] = {}; // the last one has no key
+    if (options.num_experts != 0) {
+        overrides[0] = expert_override(path, options.num_experts);
+        params.kv_overrides = overrides;
+    }
     bool cancelled = false;
     const std::function<bool(float)> watched = [&](float fraction) {
         cancelled = cancelled || (progress && !progress(fraction));

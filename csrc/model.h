@@ -24,6 +24,7 @@ struct ModelOptions {
     bool repack = true;
     bool vocab_only = false;
     bool check_tensors = false;
+    int32_t num_experts = 0; // experts a token is sent to; 0: as the file says
 };
 
 class Model {

@@ -15,7 +15,7 @@ class Model:
     A loaded GGUF model: weights and vocabulary. Reading it is safe from any thread.
     """
 
-    def __init__(self, path: str, *, gpu_layers: int = -1, mmap: bool = True, mlock: bool = False, repack: bool = True, vocab_only: bool = False, check_tensors: bool = False, progress: Callable[[float], bool | None] | None = None) -> None:
+    def __init__(self, path: str, *, gpu_layers: int = -1, mmap: bool = True, mlock: bool = False, repack: bool = True, vocab_only: bool = False, check_tensors: bool = False, num_experts: int = 0, progress: Callable[[float], bool | None] | None = None) -> None:
         """
         Load a file. The GIL is released; Ctrl-C works.
 
@@ -27,10 +27,12 @@ class Model:
             repack: Let ggml re-arrange weights for this CPU (a copy of them).
             vocab_only: Load the vocabulary and no weights.
             check_tensors: Look for invalid numbers in every tensor.
+            num_experts: Experts a token is sent to, for a mixture of experts; 0 takes the file's.
             progress: Called on this thread with 0 to 1; returning False cancels.
 
         Raises:
             ModelLoadError: the file is no usable model, or loading was cancelled.
+            InvalidRequestError: num_experts is more than the model has.
         """
 
     def close(self) -> None:
@@ -162,7 +164,7 @@ class Context:
     KV cache and compute buffers on a model. One thread at a time; a second one gets ContextBusyError.
     """
 
-    def __init__(self, model: Model, *, n_ctx: int = 0, n_batch: int = 512, n_ubatch: int = 0, n_seq_max: int = 1, n_outputs_max: int = 0, n_threads: int = 0, n_threads_batch: int = 0, flash_attention: bool | None = None, type_k: str = 'f16', type_v: str = 'f16', embeddings: bool = False, pooling: str = 'default', kv_unified: bool = True, swa_full: bool = True, rope_freq_base: float = 0.0, rope_freq_scale: float = 0.0, poll: int = 1, interruptible: bool = True) -> None:
+    def __init__(self, model: Model, *, n_ctx: int = 0, n_batch: int = 512, n_ubatch: int = 0, n_seq_max: int = 1, n_outputs_max: int = 0, n_threads: int = 0, n_threads_batch: int = 0, flash_attention: bool | None = None, type_k: str = 'f16', type_v: str = 'f16', embeddings: bool = False, pooling: str = 'default', kv_unified: bool = True, swa_full: bool = True, offload_kv: bool = True, rope_freq_base: float = 0.0, rope_freq_scale: float = 0.0, poll: int = 1, interruptible: bool = True) -> None:
         """
         Make a context.
 
@@ -181,6 +183,7 @@ class Context:
             pooling: default (the model's), none, mean, cls, last or rank.
             kv_unified: One cache shared by all sequences, or one of n_ctx / n_seq_max tokens each.
             swa_full: Keep all positions of sliding-window layers, so that sequences can be trimmed.
+            offload_kv: Keep the cache where its layers are; False: in host memory.
             rope_freq_base, rope_freq_scale: 0 takes the model's.
             poll: How long idle worker threads spin before they sleep, 0 to 100 (about 2 ms each).
             interruptible: Look for Ctrl-C during decode().

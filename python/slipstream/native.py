@@ -62,10 +62,12 @@ class Model(_core.Model):
         repack: Let ggml re-arrange weights for this CPU (a copy of them).
         vocab_only: Load the vocabulary and no weights.
         check_tensors: Look for invalid numbers in every tensor.
+        num_experts: Experts a token is sent to, for a mixture of experts; 0 takes the file's.
         progress: Called on this thread with 0 to 1; returning False cancels.
 
     Raises:
         ModelLoadError: no usable model, or cancelled; names the file and the cause.
+        InvalidRequestError: `num_experts` is more than the model has.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Model(_core.Model):
         repack: bool = True,
         vocab_only: bool = False,
         check_tensors: bool = False,
+        num_experts: int = 0,
         progress: Callable[[float], bool | None] | None = None,
     ) -> None:
         file = os.fspath(path)
@@ -90,6 +93,7 @@ class Model(_core.Model):
             repack=repack,
             vocab_only=vocab_only,
             check_tensors=check_tensors,
+            num_experts=num_experts,
             progress=progress,
         )
 

@@ -187,6 +187,7 @@ def test_unknown_model_is_a_404(client: TestClient) -> None:
         (errors.ContextCreateError("no memory"), 500, "context_create_failed"),
         (errors.EngineDiedError("signal 6"), 503, "engine_died"),
         (errors.ClosedError("closing"), 503, "server_shutting_down"),
+        (errors.ModelUnloadedError("unloaded"), 503, "model_unloaded"),
         (errors.ComputeError("backend failed"), 500, None),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -17,6 +18,7 @@ from slipstream.runtime.settings import ServerSettings
 from slipstream.server.app import create_app
 from tests.support.fake_engine import MIB, FakeEngine, machine, small
 from tests.support.fake_generation import FakeGeneration
+from tests.support.gguf_writer import gguf_bytes
 from tests.support.tiny_gguf import write_tiny_model
 
 if TYPE_CHECKING:
@@ -85,6 +87,31 @@ def test_the_list_has_both_types_with_their_fields(client: TestClient) -> None:
     assert {"capabilities", "architecture", "variants"} & embed.keys() == set()
 
 
+@pytest.mark.parametrize(
+    ("template", "reasoning"),
+    [
+        ("{{ messages }}", None),
+        ("<think>", {"allowed_options": ["off", "on"], "default": "on"}),
+        (
+            "{{ reasoning_effort }}",
+            {"allowed_options": ["off", "on", "low", "medium", "high"], "default": "medium"},
+        ),
+    ],
+)
+def test_the_list_tells_how_a_model_reasons(
+    client: TestClient, template: str, reasoning: dict | None
+) -> None:
+    metadata = [
+        ("general.architecture", "str", "llama"),
+        ("tokenizer.chat_template", "str", template),
+    ]
+    path = models_folder() / "acme" / "thinker" / "thinker.gguf"
+    path.parent.mkdir()
+    path.write_bytes(gguf_bytes(metadata, [("w", np.zeros((4, 8), np.float32))]))
+    able = models(client)["acme/thinker"]["capabilities"]
+    assert able.get("reasoning") == reasoning
+
+
 def test_a_load_is_told_and_listed(client: TestClient) -> None:
     answer = load(
         client, context_length=2048, eval_batch_size=64, parallel=2, echo_load_config=True
@@ -104,6 +131,22 @@ def test_a_load_is_told_and_listed(client: TestClient) -> None:
         "id": KEY, "config": config, "status": "idle", "progress": 1.0, "num_requests": 0, "memory_bytes": 100 * MIB,
     }  # fmt: skip
     assert FakeEngine.started[0].config.batch_size == 64
+
+
+def test_every_setting_of_a_load_reaches_the_engine(client: TestClient) -> None:
+    asked = {
+        "flash_attention": True, "num_experts": 3, "offload_kv_cache_to_gpu": False, "gpu_ratio": 0.5,
+        "kv_type": "q8_0", "threads": 2, "mmap": False, "keep_in_memory": True, "rope_freq_base": 1e4,
+        "rope_freq_scale": 0.5, "seed": 7,
+    }  # fmt: skip
+    config = load(client, **asked, echo_load_config=True)["load_config"]
+    assert (config["flash_attention"], config["num_experts"]) == (True, 3)
+    assert config["offload_kv_cache_to_gpu"] is False
+    loaded = FakeEngine.started[0].config
+    asked["offload_kv_cache"] = asked.pop("offload_kv_cache_to_gpu")
+    assert {name: getattr(loaded, name) for name in asked} == asked
+    load(client, seed=-1, gpu_layers=2)
+    assert (FakeEngine.started[1].config.seed, FakeEngine.started[1].config.gpu_layers) == (None, 2)
 
 
 def test_a_second_load_is_a_second_instance(client: TestClient) -> None:
@@ -180,7 +223,9 @@ def test_guardrails_refuse_and_force_overrides_them(
         ("load", {"model": KEY, "context_length": -1}, 400, {"param": "context_length"}),
         ("load", {"model": KEY, "eval_batch_size": 0}, 400, {"param": "batch_size"}),
         ("load", {"model": KEY, "ttl": 0}, 400, {"param": "ttl"}),
-        ("load", {"model": KEY, "num_experts": 2}, 501, {"type": "not_implemented"}),
+        ("load", {"model": KEY, "num_experts": -2}, 400, {"param": "num_experts"}),
+        ("load", {"model": KEY, "gpu_ratio": 2}, 400, {"param": "gpu_ratio"}),
+        ("load", {"model": KEY, "seed": -2}, 400, {"param": "seed"}),
         ("load", {"model": KEY, "draft_model": "none"}, 404, {"param": "draft_model"}),
         ("load", {"model": "none"}, 404, {"type": "model_not_found", "param": "model"}),
         ("load", {"model": "../../etc/passwd"}, 404, {"type": "model_not_found"}),

@@ -84,6 +84,14 @@ def test_an_answer_has_its_figures(
         assert json.loads(chunks[-2])["stats"] == answer["stats"]
 
 
+@pytest.mark.parametrize("name", ["..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "a%00b", "x" * 3000])
+@pytest.mark.parametrize("route", ["/api/v0/models/", "/v1/models/"])
+def test_a_hostile_name_is_a_model_there_is_not(client: TestClient, route: str, name: str) -> None:  # noqa: F811
+    answer = client.get(route + name)
+    assert answer.status_code == 404, answer.text
+    assert answer.json()["error"]["code"] == "model_not_found"
+
+
 def test_openais_own_routes_tell_of_a_draft_model_only(client: TestClient) -> None:  # noqa: F811
     assert client.post("/v1/chat/completions", json=CHAT).json()["stats"] == {}
     load(client, context_length=2048, draft_model="acme/chat-7b@q8_0")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
 
-from tests.support.processes import is_alive, start_server, wait_until
+from tests.support.processes import is_alive, run_slipstream, start_server, wait_until
 from tests.support.tiny_gguf import write_tiny_model
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def test_unloading_ends_what_runs_with_an_error(own: ServerProcess) -> None:
         post(own, "/api/v1/models/unload", instance_id=demo)
         rest = [line[6:] for line in lines if line.startswith("data: ")]
     assert rest[-1] == "[DONE]"
-    assert "closed" in json.loads(rest[-2])["error"]["message"]
+    assert json.loads(rest[-2])["error"]["code"] == "model_unloaded"
     assert complete(own, demo)["model"] == demo  # the next request loads it again
 
 
@@ -108,9 +109,36 @@ def test_a_deleted_file_serves_on_and_is_told_when_it_is_needed_again(
     assert tiny_file.name in message
 
 
-def test_two_requests_at_once_share_a_load(own: ServerProcess) -> None:
-    from concurrent.futures import ThreadPoolExecutor
+@pytest.mark.usefixtures("tiny_file")
+def test_an_idle_time_shorter_than_the_queue_ends_no_request_in_it() -> None:
+    server = start_server("--no-load", "--parallel", "1", "--threads", "1")
+    try:
+        body = {"prompt": "abc", "max_tokens": 200, "ignore_eos": True, "ttl": 0.05}
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: complete(server, KEY, **body), range(4)))
+        assert [answer["usage"]["completion_tokens"] for answer in answers] == [200] * 4
+        wait_until(lambda: KEY not in instances(server), "the end of its time")
+    finally:
+        server.close()
 
+
+def test_two_loads_that_do_not_fit_together_are_one_load_and_one_refusal(
+    own: ServerProcess,
+) -> None:
+    wanted = post(own, "/api/v1/models/estimate", model=KEY)["total_bytes"]
+    demo = next(iter(instances(own).values()))["memory_bytes"]
+    run_slipstream("settings", "set", "guardrail_bytes", int(demo + 1.5 * wanted))
+    run_slipstream("settings", "set", "guardrails", "custom")
+
+    def load(_number: int) -> int:
+        body = {"model": KEY}
+        return httpx2.post(f"{own.url}/api/v1/models/load", json=body, timeout=60).status_code
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(load, range(2))) == [200, 507]
+
+
+def test_two_requests_at_once_share_a_load(own: ServerProcess) -> None:
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda name: complete(own, name), [KEY, "tiny", "ACME/Tiny", KEY]))
     assert {answer["model"] for answer in answers} == {KEY}

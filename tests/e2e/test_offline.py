@@ -9,16 +9,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-from tests.support.processes import PYTHON, start_server
+from tests.support.processes import PYTHON, run_slipstream, start_server
 
 pytestmark = pytest.mark.e2e
-SLIPSTREAM = Path(sys.executable).with_name("slipstream")
 GUARD = """
 import ipaddress, os, socket
 
@@ -76,20 +73,6 @@ def offline(tmp_path):
     return {"PYTHONPATH": path, "REACHED_OUT": str(reached)}, reached
 
 
-def run(*args, env, status=0):
-    done = subprocess.run(
-        [SLIPSTREAM, *map(str, args)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **env},
-    )
-    assert done.returncode == status, done.stderr
-    return done
-
-
 def test_the_guard_sees_what_reaches_out(offline):
     env, reached = offline
     code = (
@@ -119,20 +102,20 @@ def test_chat_serving_and_commands_need_no_network(offline, demo_model):
         server.get("/v1/models")
         server.get("/docs")
         server.get("/metrics")
-        assert json.loads(run("ps", "--json", env=env).stdout)
+        assert json.loads(run_slipstream("ps", "--json", **env).stdout)
     finally:
         server.close()
-    answer = run("chat", demo_model, "-p", "Hi", "--max-tokens", 4, env=env).stdout
+    answer = run_slipstream("chat", demo_model, "-p", "Hi", "--max-tokens", 4, **env).stdout
     assert answer.strip()
-    run("ls", env=env)
-    run("server", "status", env=env)
-    run("version", "--verbose", env=env)
+    run_slipstream("ls", **env)
+    run_slipstream("server", "status", **env)
+    run_slipstream("version", "--verbose", **env)
     assert reached.read_text(encoding="utf-8") == ""
 
 
 def test_downloads_say_that_there_is_no_network(offline):
     env, reached = offline
-    done = run("get", "some/model", "--yes", env=env, status=1)
+    done = run_slipstream("get", "some/model", "--yes", status=1, **env)
     assert done.stderr.splitlines()[-1].startswith("slipstream: ")
     assert "Traceback" not in done.stderr
     assert reached.read_text(encoding="utf-8") != ""

@@ -7,31 +7,22 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from slipstream.runtime import server_record
-from tests.support.processes import free_port, is_alive, start_server, wait_until
+from tests.support.processes import (
+    SLIPSTREAM,
+    free_port,
+    is_alive,
+    start_server,
+    wait_until,
+)
+from tests.support.processes import run_slipstream as run
+from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.e2e
-SLIPSTREAM = Path(sys.executable).with_name("slipstream")
-
-
-def run(*args, status=0, **env):
-    done = subprocess.run(
-        [SLIPSTREAM, *map(str, args)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **env},
-    )
-    assert done.returncode == status, done.stderr
-    return done
 
 
 def run_json(*args, **env):
@@ -73,6 +64,58 @@ def test_a_server_is_started_found_and_stopped(demo_model, port, slipstream_home
 def health(url):
     with urllib.request.urlopen(f"{url}/health", timeout=10) as response:
         return json.load(response)["models"]
+
+
+def test_what_was_loaded_by_hand_is_loaded_by_the_next_server_too(key, port):
+    run("settings", "set", "port", port)
+    run("load", key, "-c", 512, "--identifier", "mine")
+    run("server", "stop")
+    run("server", "start")
+    wait_until(lambda: [one["status"] for one in run_json("ps")] == ["idle"], "the load", 60)
+    (instance,) = run_json("ps")
+    assert (instance["id"], instance["config"]["context_length"]) == ("mine", 512)
+    os.kill(run_json("server", "status")["pid"], signal.SIGKILL)
+    wait_until(lambda: not run_json("server", "status")["running"], "the lock to be given up")
+    run("server", "start")
+    wait_until(lambda: [one["status"] for one in run_json("ps")] == ["idle"], "the load", 60)
+    run("unload", "mine")
+    run("server", "stop")
+    run("server", "start")
+    assert run_json("ps") == []
+
+
+def test_what_to_load_is_asked_for_on_a_terminal(key, port, slipstream_home):
+    other = slipstream_home / "models" / "some" / "other" / "other-Q4_1.gguf"
+    other.parent.mkdir()
+    other.symlink_to((slipstream_home / "models/some/tiny/tiny-Q4_1.gguf").resolve())
+    run("settings", "set", "port", port)
+    assert "say what to load: some/other, some/tiny" in run("load", status=1).stderr
+    with Terminal([SLIPSTREAM, "load", "-c", "512"]) as terminal:
+        terminal.wait_for("2  some/tiny")
+        terminal.wait_for("which one to load, 1 to 2")
+        terminal.type("7\r")
+        terminal.wait_for("which one to load, 1 to 2")
+        terminal.type("2\r")
+        terminal.wait_for("loading some/tiny")
+        terminal.wait_for("loaded in")
+        assert terminal.wait_exit() == 0
+    assert [one["id"] for one in run_json("ps")] == [key]
+    assert run_json("unload") == [key]  # the only one
+
+
+def test_a_chat_goes_to_the_server_that_runs(key, port):
+    run("settings", "set", "port", port)
+    asked = ("-p", "Say hello.", "--max-tokens", 8, "--temperature", 0, "--stats")
+    run("load", key, "-c", 512, "--identifier", "mine")
+    done = run("chat", *asked)
+    assert done.stdout.strip()
+    assert "answer 8 tokens" in done.stderr
+    (instance,) = run_json("ps")  # no other model was loaded for it
+    assert instance["id"] == "mine"
+    assert run("chat", key, *asked).stdout == done.stdout
+    assert "no model 'nosuch'" in run("chat", "nosuch", *asked, status=1).stderr
+    log = run_json("server", "status")
+    assert run("chat", "mine", *asked, "--url", log["url"]).stdout == done.stdout
 
 
 @pytest.fixture

@@ -310,7 +310,7 @@ def test_a_model_that_does_not_reason_says_so_only_where_it_must() -> None:
     template = ChatTemplate(CHATML)
     assert planned(template, reasoning=Reasoning(effort="high")).parser is None
     with pytest.raises(InvalidRequestError, match="does not reason"):
-        planned(template, reasoning=Reasoning(effort="high", is_required=True))
+        planned(template, reasoning=Reasoning(effort="on", is_required=True))
     with pytest.raises(InvalidRequestError, match="reasoning is 'much'"):
         planned(template, reasoning=Reasoning(effort="much"))
 
@@ -322,6 +322,14 @@ def test_manual_affixes_have_the_default_format() -> None:
     assert plan.text.endswith("A: ")
     output = '[TOOL_REQUEST]{"name": "now", "arguments": {}}[END_TOOL_REQUEST]'
     assert split(plan, list(output))[2] == [("now", "{}")]
+
+
+def test_a_level_is_refused_where_a_model_has_none_and_it_is_required() -> None:
+    required = Reasoning(effort="high", is_required=True)
+    with pytest.raises(InvalidRequestError, match="no levels"):
+        planned(load("Qwen-Qwen3-0.6B"), reasoning=required)
+    assert "Reasoning: high" in planned(load("openai-gpt-oss-120b"), reasoning=required).text
+    assert planned(load("Qwen-Qwen3-0.6B"), reasoning=Reasoning(effort="high")).text
 
 
 SCHEMA = OutputFormat(

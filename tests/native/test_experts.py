@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from slipstream.base.errors import InvalidRequestError
 from slipstream.native import Context, Model, build_info
 from tests.support.gguf_writer import Tensors, gguf_bytes, to_q8_0
 from tests.support.tiny_gguf import N_EMBD, N_FF, N_LAYER, tiny_parts
@@ -65,6 +66,24 @@ def test_experts_compute_what_upstream_computes(path: Path) -> None:
     assert np.abs(ours - upstream).max() < 0.02 * np.abs(upstream).max()
     if "q8_0" in build_info()["kernels"]:
         assert np.any(ours != upstream), "SLIPSTREAM_KERNELS makes no difference"
+
+
+def test_a_load_says_how_many_experts_a_token_is_sent_to(path: Path, tiny_path) -> None:
+    def logits(num_experts: int) -> np.ndarray:
+        context = Context(Model(path, num_experts=num_experts), n_ctx=64, n_threads=1)
+        context.decode(TOKENS)
+        return context.logits(len(TOKENS) - 1)
+
+    usual = logits(0)
+    assert np.array_equal(logits(NUM_USED), usual)
+    assert not np.allclose(logits(1), usual)
+    assert not np.allclose(logits(NUM_EXPERTS), usual)
+    for num_experts in (NUM_EXPERTS + 1, -1):
+        with pytest.raises(InvalidRequestError, match=f"between 1 and {NUM_EXPERTS}") as caught:
+            logits(num_experts)
+        assert caught.value.param == "num_experts"
+    with pytest.raises(InvalidRequestError, match="no mixture"):
+        Model(tiny_path("llama"), num_experts=2)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])

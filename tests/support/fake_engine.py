@@ -50,7 +50,8 @@ class FakeEngine:
         self.hangs = False
 
     @classmethod
-    async def start(cls, name, path, config, *, progress, on_lost, command):
+    async def start(cls, name, path, config, *, before, progress, on_lost, command):
+        await before()
         engine = cls(name, path, config, on_lost)
         engine.loading = asyncio.get_running_loop().create_future()
         engine.progress = progress

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 READY_S = 120.0
 # The clients' own environments do not hold the package.
+SLIPSTREAM = Path(sys.executable).with_name("slipstream")
 PYTHON = os.environ.get("SLIPSTREAM_TEST_PYTHON", sys.executable)
 
 
@@ -46,6 +47,21 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def run_slipstream(*args: object, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `slipstream ARGS` with nothing on stdin and these variables, and check its exit code."""
+    done = subprocess.run(
+        [SLIPSTREAM, *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **env},
+    )
+    assert done.returncode == status, done.stderr
+    return done
 
 
 class ServerProcess:

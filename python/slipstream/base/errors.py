@@ -27,6 +27,7 @@ SlipstreamError
 │   └── ComputeError                     the backend failed
 ├── StateError                           a saved state that does not fit this model or context
 ├── ClosedError                          use after close(), or in a forked child
+│   └── ModelUnloadedError               the model was unloaded while the request was under way
 ├── ContextBusyError                     two threads in one context
 ├── QueueFullError                       more waiting requests than the configured limit
 ├── EngineDiedError                      the engine process ended; the model is reloaded on the next request
@@ -173,6 +174,10 @@ class StateError(SlipstreamError):
 
 class ClosedError(SlipstreamError):
     """Use of an object after close(), or in a process forked from the one that made it."""
+
+
+class ModelUnloadedError(ClosedError):
+    """The model was unloaded before the request had ended, or before it began."""
 
 
 class ContextBusyError(SlipstreamError):

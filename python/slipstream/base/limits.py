@@ -9,5 +9,6 @@ SPECULATION_MODES = ("auto", "ngram", "draft", "off")
 MAX_DRAFT_TOKENS = 16  # of one sequence in one step
 VERIFY_MODES = ("exact", "distribution")
 MAX_PORT = 65535
+MAX_SEED = 2**64 - 1
 MAX_BATCH_SIZE = 2**20  # ours: more would only be memory
 CONTEXT_OVERFLOW_POLICIES = ("error", "truncate_middle", "rolling_window")

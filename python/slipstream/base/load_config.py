@@ -9,6 +9,7 @@ from slipstream.base.limits import (
     MAX_BATCH_SIZE,
     MAX_CONTEXT_LENGTH,
     MAX_PARALLEL,
+    MAX_SEED,
     MAX_THREADS,
     SPECULATION_MODES,
     VERIFY_MODES,
@@ -26,6 +27,7 @@ _RANGES = {
     "prompt_cache_mib": (0, 2**30),
     "prompt_cache_disk_mib": (1, 2**30),
     "gpu_layers": (-1, 2**31 - 1),
+    "num_experts": (0, 2**16),
 }
 
 
@@ -40,6 +42,10 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         threads: CPU threads of the engine; 0 takes the physical cores.
         batch_size: Most tokens in one step.
         gpu_layers: Layers on the GPU; -1 means all.
+        gpu_ratio: Instead of `gpu_layers`, the share of the layers on the GPU, 0 to 1. Of a draft model as many.
+        offload_kv_cache: The KV cache lies where its layers do; False keeps it in host memory.
+        num_experts: Experts a token is sent to, for a mixture of experts; 0 takes the model's.
+        seed: Of requests that name none; None draws one for each. Further choices of one prompt count up from it.
         flash_attention: None lets llama.cpp decide.
         kv_type: Element type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
         mmap: Map the file into memory rather than read it.
@@ -79,6 +85,10 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     batch_size: int = 512
     gpu_layers: int = -1
+    gpu_ratio: float | None = None
+    offload_kv_cache: bool = True
+    num_experts: int = 0
+    seed: int | None = None
     flash_attention: bool | None = None
     kv_type: str = "f16"
     mmap: bool = True
@@ -100,6 +110,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
+        check_ranges(self, {"seed": (0, MAX_SEED)}, optional=("seed",))
+        check_ranges(self, {"gpu_ratio": (0, 1)}, (int, float), optional=("gpu_ratio",))
         check_ranges(self, {"rope_freq_base": (0, 1e9), "rope_freq_scale": (0, 1e3)}, (int, float))
         _check_choice("speculation", self.speculation, SPECULATION_MODES)
         if self.prompt_cache is not None and not self.prompt_cache_mib:
@@ -116,6 +128,14 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     def is_repacked(self) -> bool:
         """What `repack` comes to."""
         return self.parallel == 1 if self.repack is None else self.repack
+
+
+def with_layers(config: LoadConfig, num_layers: int) -> LoadConfig:
+    """Return the config with `gpu_layers` for a model of so many layers, where it says a `gpu_ratio`."""
+    if config.gpu_ratio is None:
+        return config
+    layers = -1 if config.gpu_ratio == 1 else round(config.gpu_ratio * num_layers)
+    return msgspec.structs.replace(config, gpu_layers=layers, gpu_ratio=None)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

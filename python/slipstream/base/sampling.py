@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from slipstream.base.limits import MAX_SEED
 from slipstream.base.ranges import check_ranges, out_of_range
 
 # name -> (lowest, highest) allowed, both included
@@ -32,7 +33,7 @@ _INT_RANGES = {
     "dry_allowed_length": (0, 2**20),
     "dry_penalty_last_n": (-1, 2**20),
     "mirostat": (0, 2),
-    "seed": (0, 2**64 - 1),
+    "seed": (0, MAX_SEED),
     "logprobs": (0, 20),
 }
 MAX_STOP_STRINGS = 64

@@ -92,6 +92,7 @@ class GenerationSpec(msgspec.Struct, kw_only=True, omit_defaults=True):
         parse_output: Split the text of a chat into content, reasoning and tool calls.
         speculation: See Speculation.
         context_overflow: What to do with a chat that does not fit: error, truncate_middle or rolling_window.
+        choice: Its place among several answers to one prompt, which the seed of the load config counts up by.
     """
 
     request_id: str
@@ -110,6 +111,7 @@ class GenerationSpec(msgspec.Struct, kw_only=True, omit_defaults=True):
     parse_output: bool = False
     speculation: Speculation = Speculation()
     context_overflow: str = "error"
+    choice: int = 0
 
 
 class TokenLogprob(msgspec.Struct, array_like=True):

@@ -19,6 +19,7 @@ from slipstream.chat.plan import Message, PromptPlan
 from slipstream.chat.thinking import (
     closing,
     is_off,
+    refuse_level,
     refuse_reasoning,
     template_variables,
     thinking_tags,
@@ -88,6 +89,7 @@ class ChatTemplate:
     def plan(self, spec: GenerationSpec, messages: Sequence[Message]) -> PromptPlan:
         """See PromptFormat."""
         variables = template_variables(spec)
+        refuse_level(spec.reasoning, self.source)
         tools = tool_set(spec) if spec.parse_output else None
         if tools is not None:
             messages = clean_messages(messages, tools.originals)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from slipstream.base.types import GenerationSpec, Reasoning
 
 _LEVELS = ("low", "medium", "high")
+LEVEL_VARIABLE = "reasoning_effort"  # of templates that know levels
 EFFORTS = ("", "off", "on", *_LEVELS)
 
 
@@ -29,7 +30,7 @@ def template_variables(spec: GenerationSpec) -> dict[str, Any]:
         is_on = reasoning.effort != "off"
         variables = {"enable_thinking": is_on, "thinking": is_on}
     if reasoning.effort in _LEVELS:
-        variables["reasoning_effort"] = reasoning.effort
+        variables[LEVEL_VARIABLE] = reasoning.effort
     return {**variables, **spec.template_options}
 
 
@@ -62,6 +63,19 @@ def refuse_reasoning(reasoning: Reasoning) -> None:
     """
     if reasoning.is_required and reasoning.effort not in ("", "off"):
         message = f"this model does not reason, so reasoning {reasoning.effort!r} cannot be had; leave it out"
+        raise InvalidRequestError(message, param="reasoning")
+
+
+def refuse_level(reasoning: Reasoning, template: str) -> None:
+    """Refuse a level that is required of a model which can only think or not.
+
+    Raises:
+        InvalidRequestError: so it is.
+    """
+    if reasoning.is_required and reasoning.effort in _LEVELS and LEVEL_VARIABLE not in template:
+        message = (
+            f"this model has no levels of reasoning such as {reasoning.effort!r}; say 'on' or 'off'"
+        )
         raise InvalidRequestError(message, param="reasoning")
 
 

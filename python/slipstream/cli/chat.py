@@ -1,31 +1,47 @@
-"""`slipstream chat`: a conversation with a model that runs in this process."""
+"""`slipstream chat`: a conversation with a model of the server that runs, or with one in this process."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypedDict
 
 import typer
 
 from slipstream.base.errors import SlipstreamError
 from slipstream.base.limits import MAX_CONTEXT_LENGTH, MAX_THREADS
 from slipstream.cli.conversation import Conversation, describe
+from slipstream.cli.options import UrlOption, is_given
 from slipstream.cli.terminal import show_load, thought_writer, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slipstream.base.sampling import SamplingParams
-    from slipstream.base.types import Usage
-    from slipstream.llm import LLM, ChatOptions
+    from slipstream.base.types import Reasoning, Usage
+    from slipstream.cli.remote_model import RemoteModel
+    from slipstream.llm import LLM
+
+    ChatModel = LLM | RemoteModel
 
 PROMPT = "> "
 
 
+class _Asked(TypedDict, total=False):
+    """What is asked of an answer besides its messages and sampling; see llm.ChatOptions."""
+
+    reasoning: Reasoning
+
+
 def chat(
-    model: Annotated[str, typer.Argument(help="Path of a .gguf file, or `demo`.")] = "demo",
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Key of a model, path of a .gguf file, or `demo`. Without: what the server has loaded, else `demo`."
+        ),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -63,6 +79,10 @@ def chat(
     stats: Annotated[
         bool, typer.Option("--stats", help="Token counts and speed on stderr.")
     ] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Load the model in this process, whatever server runs.")
+    ] = False,
+    url: UrlOption = None,
 ) -> None:
     """Chat with a model. Text on stdin, when it is no terminal, is asked at once."""
     from slipstream.base.sampling import SamplingParams
@@ -78,14 +98,46 @@ def chat(
         raise typer.BadParameter(message, param_hint="--prompt")
     effort = None if reasoning is None else Reasoning(effort=reasoning, is_required=True)
     conversation = Conversation(system=system, reasoning=effort)
-    with closing(_load(model, context_length, threads)) as llm:
+    is_own = local or bool(context_length or threads) or _is_file(model)
+    if is_own and is_given(context, "url"):
+        message = "--url is for models of a server; --local, --context-length, --threads and files are not"
+        raise typer.BadParameter(message, param_hint="--url")
+    remote = None if is_own else _remote(model, url)
+    name = remote.name if remote is not None else model or "demo"
+    with closing(remote or _load(name, context_length, threads)) as llm:
         if not interactive:
             usage = _answer(llm, conversation, question, sampling, sys.stdout)
             if stats:
                 typer.echo(describe(usage), err=True)
             return
-        typer.echo(f"{Path(model).stem}: /help lists the commands.", err=True)
+        typer.echo(f"{Path(name).stem if is_own else name}: /help lists the commands.", err=True)
         _converse(llm, conversation, sampling, _line_reader(), stats=stats)
+
+
+def _is_file(model: str | None) -> bool:
+    return model is not None and (model.endswith(".gguf") or Path(model).is_file())
+
+
+def _remote(model: str | None, url: str | None) -> RemoteModel | None:
+    """Return the model of the server that is meant, None for one in this process.
+
+    That is where no server runs, and, unless `url` names one, where none of its models is named or loaded. `demo` is
+    the server's if it has that loaded.
+    """
+    from slipstream.cli.remote_model import RemoteModel, loaded_models
+    from slipstream.cli.server_client import find_server
+
+    client = find_server(url)
+    if client is None:
+        return None
+    if model is not None and (model != "demo" or url is not None):
+        return RemoteModel(client, model)
+    loaded = loaded_models(client)
+    wanted = loaded[:1] if model is None else [one for one in loaded if one == model]
+    if wanted or url is not None:
+        return RemoteModel(client, wanted[0] if wanted else "")
+    client.close()
+    return None
 
 
 def _load(model: str, context_length: int, threads: int) -> LLM:
@@ -114,7 +166,7 @@ def _line_reader() -> Callable[[], str]:
 
 
 def _converse(
-    llm: LLM,
+    llm: ChatModel,
     conversation: Conversation,
     sampling: SamplingParams,
     read_line: Callable[[], str],
@@ -151,7 +203,7 @@ def _converse(
 
 
 def _answer(
-    llm: LLM,
+    llm: ChatModel,
     conversation: Conversation,
     question: str,
     sampling: SamplingParams,
@@ -175,7 +227,7 @@ def _answer(
     write, think = writer(out), thought_writer(out)
     text: list[str] = []
     usage = None
-    options: ChatOptions = {}
+    options: _Asked = {}
     if conversation.reasoning is not None:
         options["reasoning"] = conversation.reasoning
     stream = llm.chat(conversation.messages(question), sampling=sampling, stream=True, **options)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slipstream.cli.terminal import print_json, show_line, size_text
+from slipstream.cli.terminal import can_ask, pick, print_json, show_line, size_text
 
 if TYPE_CHECKING:
     from slipstream.models.download_plan import RemoteVariant
@@ -56,7 +56,7 @@ def get(
         return
     import asyncio
 
-    ask = sys.stdin.isatty() and sys.stderr.isatty() and not yes
+    ask = can_ask() and not yes
     name = model if "/" in model else _choose_model(model, ask=ask, first=yes)
     if ask and quant is None and "@" not in name and "://" not in name:
         quant = _choose_quantization(name)
@@ -87,7 +87,7 @@ def _choose_model(words: str, *, ask: bool, first: bool) -> str:
         raise ModelNotFoundError(message)
     if ask:
         _print_found(found, err=True)
-        return found[_pick("which one", len(found), 1)].repo + at + quant
+        return found[pick("which one", len(found), 1)].repo + at + quant
     if first:
         return found[0].repo + at + quant
     names = ", ".join(one.repo for one in found[:5])
@@ -106,20 +106,13 @@ def _choose_quantization(name: str) -> str | None:
         typer.echo(
             f"{number:>3}  {_variant_line(variant, recommended=variant is default)}", err=True
         )
-    return variants[_pick("which quantization", len(variants), variants.index(default) + 1)].name
+    return variants[pick("which quantization", len(variants), variants.index(default) + 1)].name
 
 
 def _variant_line(variant: RemoteVariant, *, recommended: bool) -> str:
     fit = "fits" if variant.fits else "too large for this machine's memory"
     mark = ", recommended" if recommended else ""
     return f"{variant.quantization:<12} {size_text(variant.size_bytes):>9}  {fit}{mark}"
-
-
-def _pick(question: str, count: int, default: int) -> int:
-    while True:
-        choice: int = typer.prompt(f"{question}, 1 to {count}", default=default, type=int, err=True)
-        if 1 <= choice <= count:
-            return choice - 1
 
 
 def _print_found(found: list[HubModel], *, err: bool = False) -> None:

@@ -10,7 +10,7 @@ import typer
 from slipstream.base.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
 from slipstream.base.limits import MAX_CONTEXT_LENGTH, MAX_PARALLEL
 from slipstream.cli.options import UrlOption
-from slipstream.cli.terminal import print_json, print_table, show_load, size_text
+from slipstream.cli.terminal import can_ask, pick, print_json, print_table, size_text
 
 if TYPE_CHECKING:
     from slipstream.cli.server_client import ServerClient
@@ -37,7 +37,10 @@ def ps(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
 
 def load(
-    model: Annotated[str, typer.Argument(help="Key of a model; see `slipstream ls`.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Key of a model; see `slipstream ls`. Asked for on a terminal."),
+    ] = None,
     context_length: Annotated[
         int | None,
         typer.Option("--context-length", "-c", min=1, max=MAX_CONTEXT_LENGTH, help="In tokens."),
@@ -47,7 +50,10 @@ def load(
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option(metavar="LAYERS", help="Layers on the GPU: `off`, `max` or a number."),
+        typer.Option(
+            metavar="SHARE",
+            help="On the GPU: `off`, `max`, a share of the layers from 0 to 1, or from 2 on their number.",
+        ),
     ] = None,
     ttl: Annotated[
         float | None, typer.Option(min=1, help="Seconds it may be idle; else it stays.")
@@ -74,10 +80,12 @@ def load(
         "model": model,
         "context_length": context_length,
         "parallel": parallel,
-        "gpu_layers": None if gpu is None else _layers(gpu),
         "draft_model": draft_model,
+        **({} if gpu is None else _on_gpu(gpu)),
     }
     with started_server(url) as client:
+        if model is None:
+            body["model"] = model = _choose_model(client)
         if estimate_only:
             _show_estimate(client.post("/api/v1/models/estimate", _given(body)), as_json=as_json)
             return
@@ -102,11 +110,14 @@ def unload(
     """Unload a model."""
     from slipstream.cli.server_client import need_server
 
-    if everything == (identifier is not None):
+    if everything and identifier is not None:
         message = "give the identifier of an instance, or --all"
         raise typer.BadParameter(message)
     with need_server(url) as client:
-        wanted = [one["id"] for one in _loaded(client)] if everything else [identifier]
+        wanted = [identifier]
+        if identifier is None:
+            loaded = [one["id"] for one in _loaded(client)]
+            wanted = loaded if everything or not loaded else [_choose("unload", loaded, loaded)]
         gone = [
             client.post("/api/v1/models/unload", {"instance_id": name})["instance_id"]
             for name in wanted
@@ -157,13 +168,47 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _layers(gpu: str) -> int:
+def _on_gpu(gpu: str) -> dict[str, Any]:
+    """Return the fields of a load for `--gpu`: as in LM Studio 1 is all of the model, not one layer."""
     if gpu in ("off", "max"):
-        return {"off": 0, "max": -1}[gpu]
-    if gpu.isascii() and gpu.isdigit() and int(gpu) < 2**31:
-        return int(gpu)
-    message = f"{gpu!r} is no number of layers; it must be `off`, `max` or a number"
+        return {"gpu_layers": {"off": 0, "max": -1}[gpu]}
+    if gpu.isascii() and gpu.isdigit() and 2 <= int(gpu) < 2**31:
+        return {"gpu_layers": int(gpu)}
+    try:
+        ratio = float(gpu)
+    except ValueError:
+        ratio = -1.0
+    if 0 <= ratio <= 1:
+        return {"gpu_ratio": ratio}
+    message = f"{gpu!r} must be `off`, `max`, a share from 0 to 1, or a number of layers"
     raise typer.BadParameter(message, param_hint="--gpu")
+
+
+def _choose_model(client: ServerClient) -> str:
+    """Ask which model of the server to load."""
+    models = client.get("/api/v1/models")["models"]
+    if not models:
+        message = "there are no models here; `slipstream get` brings one"
+        raise ModelNotFoundError(message)
+    keys = [key for model in models for key in model.get("variants") or [model["key"]]]
+    sizes = {model["key"]: f"  {size_text(model['size_bytes'])}" for model in models}
+    return _choose("load", keys, [key + sizes.get(key, "") for key in keys])
+
+
+def _choose(what: str, names: list[str], lines: list[str]) -> str:
+    """Return one of the names, asked for on a terminal; the only one is taken without a question.
+
+    Raises:
+        InvalidRequestError: nobody can answer.
+    """
+    if len(names) == 1:
+        return names[0]
+    if not can_ask():
+        message = f"say what to {what}: {', '.join(names[:20])}"
+        raise InvalidRequestError(message)
+    for number, line in enumerate(lines, 1):
+        typer.echo(f"{number:>3}  {line}", err=True)
+    return names[pick(f"which one to {what}", len(names))]
 
 
 def _given(body: dict[str, Any]) -> dict[str, Any]:
@@ -195,19 +240,21 @@ def _follow(client: ServerClient, model: str, body: dict[str, Any]) -> dict[str,
         ModelLoadError: it failed.
         ModelNotFoundError: there is no such model.
     """
+    from slipstream.cli.progress import load_bar
+
     answer: dict[str, Any] | None = None
-    try:
-        with client.events("POST", "/api/v1/models/load", body=body) as events:
-            for text in events:
-                event = json.loads(text)
-                if event["type"] == "model_load.progress":
-                    show_load(model, event["progress"])
-                elif event["type"] == "error":
-                    raise _error_of(event["error"])
-                elif event["type"] == "load.end":
-                    answer = event["result"]
-    finally:
-        show_load(model, 1.0)
+    with (
+        load_bar(model) as show,
+        client.events("POST", "/api/v1/models/load", body=body) as events,
+    ):
+        for text in events:
+            event = json.loads(text)
+            if event["type"] == "model_load.progress":
+                show(event["progress"])
+            elif event["type"] == "error":
+                raise _error_of(event["error"])
+            elif event["type"] == "load.end":
+                answer = event["result"]
     if answer is None:
         message = f"the server ended the load of {model} without an answer"
         raise ModelLoadError(message)

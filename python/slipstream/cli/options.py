@@ -24,6 +24,7 @@ CorsOption = Annotated[
         metavar="ORIGIN", help="Origin whose pages may call the API, `*` for all. Repeatable."
     ),
 ]
+
 UrlOption = Annotated[
     str | None,
     typer.Option(
@@ -31,3 +32,9 @@ UrlOption = Annotated[
         help="Server to speak to, with the token of SLIPSTREAM_API_TOKEN; else this user's own one.",
     ),
 ]
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the command line says a parameter itself, rather than leaving it at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 class Progress:
@@ -55,3 +60,27 @@ class Progress:
     def tell(self, text: str) -> None:
         """Print a line above the bar, on stderr, whether or not a terminal is watching."""
         self._bar.console.print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def load_bar(name: str) -> Iterator[Callable[[float], None]]:
+    """Give a function that shows how far the load of a model is, 0 to 1.
+
+    Args:
+        name: Of the model.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("loading {task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(name, total=1.0)
+        yield lambda fraction: bar.update(task, completed=fraction)

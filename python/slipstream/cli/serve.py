@@ -18,7 +18,7 @@ from slipstream.base.limits import (
     SPECULATION_MODES,
     VERIFY_MODES,
 )
-from slipstream.cli.options import CorsOption, HostOption, PortOption
+from slipstream.cli.options import CorsOption, HostOption, PortOption, is_given
 from slipstream.cli.terminal import show_load
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def serve(
+    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -131,7 +132,11 @@ def serve(
         str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
     ] = "info",
     no_load: Annotated[
-        bool, typer.Option("--no-load", help="Load nothing now; requests and `load` do.")
+        bool,
+        typer.Option(
+            "--no-load",
+            help="Name none: those loaded by hand before are loaded again.",
+        ),
     ] = False,
     log_file: Annotated[
         Path | None,
@@ -150,6 +155,7 @@ def serve(
 
     from slipstream.models.catalog import resolve_model
     from slipstream.runtime.access import Access
+    from slipstream.runtime.kept_loads import KeptLoads
     from slipstream.runtime.model_manager import ModelManager, served_models
     from slipstream.runtime.server_record import claim
     from slipstream.runtime.settings_store import SettingsStore
@@ -157,7 +163,6 @@ def serve(
     from slipstream.server.serve import run
 
     store = SettingsStore(overrides=given_settings(host, port, cors))
-
     for option, value, choices in (
         ("--speculation", speculation, SPECULATION_MODES),
         ("--verify", verify, VERIFY_MODES),
@@ -168,30 +173,35 @@ def serve(
     if speculation == "draft" and draft_model is None:
         message = "'draft' needs --draft-model"
         raise typer.BadParameter(message, param_hint="--speculation")
-    config = LoadConfig(
-        context_length=context_length,
-        parallel=parallel,
-        threads=threads,
-        step_target_ms=step_target_ms,
-        speculation=speculation,
-        draft_model=str(resolve_model(draft_model)) if draft_model else None,
-        projector=projector,
-        verify=verify,
-        share_ngrams=share_ngrams,
-        prompt_cache=prompt_cache,
-        prompt_cache_mib=prompt_cache_ram,
-        prompt_cache_disk_mib=prompt_cache_disk,
-        repack=repack,
-    )
-    served = served_models(models or ([] if no_load else ["demo"]), config)
+    values: dict[str, Any] = {
+        "context_length": context_length,
+        "parallel": parallel,
+        "threads": threads,
+        "step_target_ms": step_target_ms,
+        "speculation": speculation,
+        "draft_model": str(resolve_model(draft_model)) if draft_model else None,
+        "projector": projector,
+        "verify": verify,
+        "share_ngrams": share_ngrams,
+        "prompt_cache": prompt_cache,
+        "prompt_cache_mib": prompt_cache_ram,
+        "prompt_cache_disk_mib": prompt_cache_disk,
+        "repack": repack,
+    }
+    config = LoadConfig(**values)
+    # What is said here goes over the user's file of settings by model; what is not, below it.
+    names = {"prompt_cache_mib": "prompt_cache_ram", "prompt_cache_disk_mib": "prompt_cache_disk"}
+    given = {name: v for name, v in values.items() if is_given(context, names.get(name, name))}
+    served = served_models(models or ([] if no_load else ["demo"]), config, given)
     store.mend()
     settings = store.current()
     # A draft model is for the models named here; those loaded later need not have its vocabulary.
     others = replace(
         config, draft_model=None, speculation="auto" if speculation == "draft" else speculation
     )
-    manager = ModelManager(served, current=store.current, config=others)
     hold = claim(__version__)
+    kept = KeptLoads() if hold is not None else None
+    manager = ModelManager(served, current=store.current, config=others, kept=kept)
     if hold is None:
         _log.warning("another server of this user runs: ps, load and the like speak to that one")
     access = Access(TokenStore(), hold.record.key if hold else None)
@@ -204,6 +214,8 @@ def serve(
         if hold is not None:
             hold.publish(url, settings.port)
         _print_ready(url, served)
+        if not served and settings.restore_models:
+            manager.by_hand.restore()
 
     try:
         run(manager, settings, current=store.current, access=access, before=load, on_ready=ready)

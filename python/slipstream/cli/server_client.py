@@ -54,6 +54,10 @@ class ServerClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
         self._http.close()
 
     def get(self, path: str) -> Any:

@@ -101,6 +101,27 @@ def confirm(question: str, *, yes: bool) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
+def can_ask() -> bool:
+    """Whether somebody can see a question and answer it."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def pick(question: str, count: int, default: int | None = None) -> int:
+    """Ask for one of a numbered list that was shown. Returns its index, from 0.
+
+    Args:
+        question: Without a mark.
+        count: Entries of the list, numbered from 1.
+        default: Number taken for an empty answer; None asks again.
+    """
+    import typer
+
+    while True:
+        choice: int = typer.prompt(f"{question}, 1 to {count}", default=default, type=int, err=True)
+        if 1 <= choice <= count:
+            return choice - 1
+
+
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under a head on stdout; long cells are folded where a terminal is watching."""
     from rich.console import Console

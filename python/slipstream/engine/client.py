@@ -8,7 +8,14 @@ import logging
 import weakref
 from typing import TYPE_CHECKING, cast
 
-from slipstream.base.errors import EngineDiedError, InvalidRequestError, ModelLoadError, by_name
+from slipstream.base.errors import (
+    EngineDiedError,
+    InvalidRequestError,
+    ModelLoadError,
+    ModelUnloadedError,
+    SlipstreamError,
+    by_name,
+)
 from slipstream.base.queries import QueryFailed
 from slipstream.base.types import RequestFailed
 from slipstream.engine import frames
@@ -61,6 +68,7 @@ class EngineClient(asyncio.Protocol):
         self._end: str | None = None
         self._protocol_error: str | None = None
         self._end_task: asyncio.Task[None] | None = None
+        self._is_ending = False
         self.on_idle: Callable[[], None] = lambda: None
 
     @classmethod
@@ -108,6 +116,9 @@ class EngineClient(asyncio.Protocol):
             ModelLoadError: the file is no usable model, or the process died over it.
             SlipstreamError: what else the engine tells, e.g. ContextCreateError.
         """
+        if self._end is not None:  # it ended before it was asked
+            message = f"{path}: the engine process {self._end}"
+            raise ModelLoadError(message, path=path)
         self._loaded = self._loop.create_future()
         self._progress = progress
         self._send(frames.Load(path, config))
@@ -202,6 +213,7 @@ class EngineClient(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Ask the engine to end; the socket closes when it has."""
+        self._is_ending = True
         self._send(frames.Shutdown())
 
     def close(self) -> None:
@@ -279,13 +291,16 @@ class EngineClient(asyncio.Protocol):
             how = "ended for an unknown reason"
         if self._protocol_error is not None:
             how = f"{how} after {self._protocol_error}"
+        kind: type[SlipstreamError] = EngineDiedError
         message = f"the engine process {how}"
+        if self._is_ending:
+            kind, message = ModelUnloadedError, "the model was unloaded"
         text = f"{message}; the next request loads the model again"
         for request_id in list(self._streams):
-            self._deliver(_failed(request_id, EngineDiedError, text))
+            self._deliver(_failed(request_id, kind, text))
         for future in (self._loaded, *self._stats_waiters.values(), *self._askers.values()):
             if future is not None and not future.done():
-                future.set_exception(EngineDiedError(message))
+                future.set_exception(kind(message))
         self._end = how
         self._on_lost(how)
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from slipstream.base.errors import (
-    ClosedError,
     ComputeError,
     DecodeAborted,
     EngineDiedError,
     InvalidRequestError,
+    ModelUnloadedError,
     NoKVSlotError,
     QueueFullError,
 )
@@ -130,7 +130,7 @@ class EngineCore:
             InvalidRequestError: an empty prompt, no token id, or the id of a request that is under way.
             ContextLengthError: the prompt does not fit the context.
             QueueFullError: too many requests wait.
-            ClosedError: after `close`.
+            ModelUnloadedError: after `close`.
             EngineDiedError: the engine has stopped after an error.
         """
         check_request(request, self._info)
@@ -142,7 +142,7 @@ class EngineCore:
                 raise EngineDiedError(message)
             if self._is_closing:
                 message = "the engine is closed; load the model again"
-                raise ClosedError(message)
+                raise ModelUnloadedError(message)
             if request.request_id in self._accepted:
                 message = f"request id {request.request_id!r} is under way; choose another one"
                 raise InvalidRequestError(message, param="request_id")
@@ -199,7 +199,7 @@ class EngineCore:
         )
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Fail the requests under way with ClosedError, close the runner and end the thread. Idempotent, any thread.
+        """Fail what runs with ModelUnloadedError, close the runner and end the thread. Idempotent, any thread.
 
         Args:
             timeout_s: How long to wait for a step that does not heed `interrupt`. After that the requests get their
@@ -353,7 +353,9 @@ class EngineCore:
             request_ids = list(self._accepted)
             self._accepted.clear()
             self._inbox.clear()
-        error: Exception = ClosedError("the engine was closed while the request was under way")
+        error: Exception = ModelUnloadedError(
+            "the model was unloaded while the request was under way; the next request loads it again"
+        )
         if self._died_of is not None:
             error = EngineDiedError(f"the engine has stopped after {self._died_of!r}")
         if request_ids:

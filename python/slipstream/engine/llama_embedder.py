@@ -81,6 +81,7 @@ class LlamaEmbedder(LlamaText):
                 mmap=config.mmap,
                 mlock=config.keep_in_memory,
                 repack=config.is_repacked,
+                num_experts=config.num_experts,
                 progress=progress,
             )
         finally:

@@ -88,6 +88,7 @@ class LlamaRunner(LlamaText):
                 rope_freq_scale=config.rope_freq_scale,
                 type_k=config.kv_type,
                 type_v=config.kv_type,
+                offload_kv=config.offload_kv_cache,
                 interruptible=False,
             )
         finally:
@@ -147,6 +148,7 @@ class LlamaRunner(LlamaText):
                 flash_attention=config.flash_attention,
                 type_k=config.kv_type,
                 type_v=config.kv_type,
+                offload_kv=config.offload_kv_cache,
                 interruptible=False,
             )
             context.share_threads(target)
@@ -176,6 +178,7 @@ class LlamaRunner(LlamaText):
 
         Raises:
             ModelLoadError: no usable model, or cancelled.
+            InvalidRequestError: more experts than the model has.
             ContextCreateError: the machine or the model refuses the context.
         """
         forward_native_log()
@@ -186,6 +189,7 @@ class LlamaRunner(LlamaText):
                 mmap=config.mmap,
                 mlock=config.keep_in_memory,
                 repack=config.is_repacked,
+                num_experts=config.num_experts,
                 progress=progress,
             )
         finally:
@@ -226,6 +230,8 @@ class LlamaRunner(LlamaText):
             "repack": config.is_repacked,
             "flash_attention": config.flash_attention,
             "kv_type": config.kv_type,
+            "offload_kv_cache": config.offload_kv_cache,
+            "num_experts": config.num_experts,
             "context": (context.n_ctx, context.n_batch, context.n_seq_max, config.parallel),
             "max_drafts": self.info.max_drafts,
         }
@@ -243,6 +249,7 @@ class LlamaRunner(LlamaText):
             config.flash_attention,
             config.rope_freq_base,
             config.rope_freq_scale,
+            config.num_experts,
             self.info.can_trim,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

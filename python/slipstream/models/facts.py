@@ -28,11 +28,12 @@ _ENCODERS = (
     "modern-bert", "gemma-embedding", "t5encoder",
 )  # fmt: skip
 _TOOL_WORDS = ("tools", "tool_call")
+_LEVEL_WORD = "reasoning_effort"
 _REASONING_WORDS = (
     "<think>",
     "enable_thinking",
     "reasoning_content",
-    "reasoning_effort",
+    _LEVEL_WORD,
     "<|channel>",
 )
 
@@ -50,8 +51,10 @@ class FileFacts(msgspec.Struct, frozen=True, array_like=True):
         num_parts: Files the model is split into.
         tool_use: Its chat template knows tools.
         reasoning: Its chat template knows thinking.
+        reasoning_levels: It knows how much: low, medium, high.
         embedding: It gives vectors.
         rerank: It gives a relevance.
+        num_experts: Experts a token is sent to, 0 for a model without.
         error: Why it is broken.
     """
 
@@ -64,8 +67,10 @@ class FileFacts(msgspec.Struct, frozen=True, array_like=True):
     num_parts: int = 1
     tool_use: bool = False
     reasoning: bool = False
+    reasoning_levels: bool = False
     embedding: bool = False
     rerank: bool = False
+    num_experts: int = 0
     error: str | None = None
 
 
@@ -98,6 +103,7 @@ def _facts(header: GgufHeader) -> FileFacts:
     pooling = pooling_kind(header)
     num_parts = metadata.get("split.count", 1)
     file_type = metadata.get("general.file_type")
+    num_experts = metadata.get(f"{header.architecture}.expert_used_count")
     return FileFacts(
         kind="model",
         architecture=header.architecture,
@@ -108,7 +114,9 @@ def _facts(header: GgufHeader) -> FileFacts:
         num_parts=max(num_parts, 1) if isinstance(num_parts, int) else 1,
         tool_use=any(word in text for word in _TOOL_WORDS),
         reasoning=any(word in text for word in _REASONING_WORDS),
+        reasoning_levels=_LEVEL_WORD in text,
         embedding=pooling == "vector",
         rerank=pooling == "rank",
+        num_experts=num_experts if isinstance(num_experts, int) else 0,
         error=None if header.architecture else "its header names no architecture",
     )

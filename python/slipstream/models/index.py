@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the file; raise it when FileFacts or what it says changes
+_FORMAT = 2  # of the file; raise it when FileFacts or what it says changes
 
 
 class _Entry(msgspec.Struct, array_like=True, frozen=True):

@@ -14,6 +14,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         tool_use: Its chat template knows tools.
         vision: A projector file for images lies beside it.
         reasoning: Its chat template knows thinking.
+        reasoning_levels: It knows how much: low, medium, high.
         embedding: It gives vectors instead of text.
         rerank: It gives one relevance per text.
     """
@@ -21,6 +22,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     tool_use: bool = False
     vision: bool = False
     reasoning: bool = False
+    reasoning_levels: bool = False
     embedding: bool = False
     rerank: bool = False
 
@@ -62,6 +64,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         quantization: Of the selected variant.
         context_length: Tokens it was trained for, 0 when the file does not say.
         capabilities: See Capabilities.
+        num_experts: Experts a token is sent to, 0 for a model without.
         variants: Every quantization of it, the selected one too.
         selected_variant: Key of the one `key` means.
         mmproj: The projector file for images, None without one.
@@ -82,6 +85,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: Capabilities
     variants: tuple[ModelVariant, ...]
     selected_variant: str
+    num_experts: int = 0
     mmproj: str | None = None
     state: Literal["ready", "broken"] = "ready"
     error: str | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slipstream.base.errors import ContextLengthError, InvalidRequestError
+from slipstream.base.load_config import with_layers
 from slipstream.base.queries import Embed, QueryFailed, Rerank, Scores, Vectors
 from slipstream.base.types import ModelInstanceInfo
 from slipstream.engine.request import check_token_ids, failure
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from slipstream.base.queries import Query, QueryAnswer
     from slipstream.base.types import Event, GenerationSpec
     from slipstream.engine.llama_embedder import LlamaEmbedder
+    from slipstream.models.gguf_types import GgufHeader
 
     Reply = Callable[[QueryAnswer | QueryFailed], None]
 
@@ -89,6 +91,7 @@ class EmbeddingHost:
         path: str,
         config: LoadConfig,
         progress: Callable[[float], bool | None] | None = None,
+        header: GgufHeader | None = None,
     ) -> Self:
         """Check a file and load it. Blocks for as long as that takes.
 
@@ -96,6 +99,7 @@ class EmbeddingHost:
             path: A .gguf file.
             config: How to load it.
             progress: Called with 0 … 1; returning False cancels.
+            header: Of the file, if it has been checked already.
 
         Raises:
             ModelLoadError: the file is no usable model, or the load was cancelled.
@@ -108,8 +112,9 @@ class EmbeddingHost:
             message = "an embedding model generates nothing; load it without a draft model"
             raise InvalidRequestError(message, param="draft_model")
         begin_s = time.monotonic()
-        header = check_model_file(path)
+        header = header or check_model_file(path)
         has_pooling = bool(header.metadata.get(f"{header.architecture}.pooling_type"))
+        config = with_layers(config, header.block_count)
         embedder = LlamaEmbedder.load(path, config, progress, has_pooling=has_pooling)
         info = ModelInstanceInfo(
             path=path,

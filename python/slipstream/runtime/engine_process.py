@@ -19,7 +19,7 @@ from slipstream.base.errors import ModelLoadError
 from slipstream.engine.client import EngineClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from typing import Self
 
     from slipstream.base.load_config import LoadConfig
@@ -78,6 +78,7 @@ class EngineProcess:
         path: str,
         config: LoadConfig,
         *,
+        before: Callable[[], Awaitable[None]] | None = None,
         progress: Callable[[float], None] | None = None,
         on_lost: Callable[[str], None] = lambda _: None,
         command: Callable[[int, int], list[str]] = worker_command,
@@ -88,6 +89,7 @@ class EngineProcess:
             name: For the log.
             path: Model file.
             config: How to load it.
+            before: Awaited while the process starts and before it loads; what it raises ends the process.
             progress: Called on the event loop with 0 … 1.
             on_lost: Called on the event loop when the process has ended, in whatever way, with a description.
             command: Makes the command line; tests put another program there.
@@ -97,7 +99,7 @@ class EngineProcess:
 
         Raises:
             ModelLoadError: the file is no usable model, or the process died over it.
-            SlipstreamError: whatever else the load ended with. The process is gone in every case.
+            SlipstreamError: whatever else the load ended with, or `before`. The process is gone in every case.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -112,6 +114,8 @@ class EngineProcess:
         try:
             client = await EngineClient.connect(ours, engine.wait_end, on_lost)
             engine._client = client
+            if before is not None:
+                await before()
             info = await client.load(path, config, progress)
             engine._is_loaded = True
         except BaseException:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from slipstream.base.errors import InvalidRequestError
+from slipstream.base.limits import MAX_SEED
 from slipstream.base.types import RequestFailed
-from slipstream.runtime.load_options import LoadOptions
+from slipstream.runtime.load_options import NO_OPTIONS, LoadOptions
 from slipstream.runtime.results import GenerationResult, ResultCollector, error_of
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from slipstream.base.types import GenerationSpec, OutputDelta
     from slipstream.engine.event_stream import EventStream
     from slipstream.runtime.model_manager import ModelManager
-
-MAX_SEED = 2**64 - 1
-NO_OPTIONS = LoadOptions()
 
 
 def fan_out(spec: GenerationSpec, n: int) -> list[GenerationSpec]:
@@ -47,7 +45,8 @@ def fan_out(spec: GenerationSpec, n: int) -> list[GenerationSpec]:
             seed = (sampling.seed + i) & MAX_SEED
             sampling = msgspec.structs.replace(sampling, seed=seed)
         # The engine reads the prompt once per request; only the first one echoes what it is told to.
-        copy = msgspec.structs.replace(spec, request_id=f"{spec.request_id}-{i}", sampling=sampling)
+        request_id = f"{spec.request_id}-{i}"
+        copy = msgspec.structs.replace(spec, request_id=request_id, sampling=sampling, choice=i)
         copies.append(copy)
     return copies
 

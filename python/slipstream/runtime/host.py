@@ -16,20 +16,20 @@ import msgspec
 from slipstream.base.errors import (
     ClosedError,
     InvalidRequestError,
-    ModelLoadError,
+    ModelUnloadedError,
     QueueFullError,
 )
+from slipstream.base.limits import MAX_SEED
+from slipstream.base.load_config import with_layers
 from slipstream.base.output_rules import NO_LEAD, Lead
 from slipstream.base.queries import QueryFailed
 from slipstream.base.types import FinishReason, ModelInstanceInfo, OutputDelta, RequestFailed, Usage
 from slipstream.engine.core import EngineCore
-from slipstream.engine.prefix_files import PrefixFiles
-from slipstream.engine.prefix_store import PrefixStore
 from slipstream.engine.request import Request, check_fits, failure, max_sequence_tokens
 from slipstream.engine.runner import ModelRunner
 from slipstream.engine.thinking import ThinkingTracker
 from slipstream.models.gguf import check_model_file
-from slipstream.models.projectors import check_projector_file, find_projector
+from slipstream.runtime.host_parts import load_projector, store_maker
 from slipstream.runtime.images import has_images
 from slipstream.runtime.output_thread import OutputThread, SplitOutput, deliver
 from slipstream.runtime.prompts import ChosenFormat, Prompt, PromptBuilder, Tokenizer, choose_format
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from slipstream.base.queries import Query, QueryAnswer
     from slipstream.base.types import Event, GenerationSpec, OutputFormat
     from slipstream.engine.grammar import Matcher
-    from slipstream.engine.llama_runner import LlamaRunner
     from slipstream.engine.pictures import PictureReader
     from slipstream.engine.stats import EngineStats
+    from slipstream.models.gguf_types import GgufHeader
+    from slipstream.runtime.host_parts import StoreMaker
 
     Reply = Callable[[QueryAnswer | QueryFailed], None]
-    StoreMaker = Callable[[Callable[[int], float | None]], PrefixStore]
 
 _log = logging.getLogger(__name__)
 _PROMPT_JOIN_S = 1.0
@@ -105,6 +105,7 @@ class EngineHost:
         info: What `info` returns.
         step_costs: (tokens, seconds) of steps measured beforehand.
         make_store: Makes the second tiers of the prefix cache; see EngineCore.
+        seed: Of requests that name none.
     """
 
     def __init__(
@@ -114,8 +115,10 @@ class EngineHost:
         info: ModelInstanceInfo,
         step_costs: Sequence[tuple[int, float]] = (),
         make_store: StoreMaker | None = None,
+        seed: int | None = None,
     ) -> None:
         self._info = info
+        self._seed = seed
         self._runner = runner
         limit = max_sequence_tokens(runner.info)
         self._builder = PromptBuilder(runner, chosen, limit, runner.pictures)
@@ -147,7 +150,11 @@ class EngineHost:
 
     @classmethod
     def load(
-        cls, path: str, config: LoadConfig, progress: Callable[[float], bool | None] | None = None
+        cls,
+        path: str,
+        config: LoadConfig,
+        progress: Callable[[float], bool | None] | None = None,
+        header: GgufHeader | None = None,
     ) -> Self:
         """Check a file and load it. Blocks for as long as that takes.
 
@@ -155,6 +162,7 @@ class EngineHost:
             path: A .gguf file.
             config: How to load it.
             progress: Called with 0 … 1; returning False cancels.
+            header: Of the file, if it has been checked already.
 
         Raises:
             ModelLoadError: the file is no usable model, or the load was cancelled.
@@ -164,9 +172,10 @@ class EngineHost:
         from slipstream.engine.llama_runner import LlamaRunner  # loads the native core
 
         begin_s = time.monotonic()
-        header = check_model_file(path)
+        header = header or check_model_file(path)
         if config.draft_model is not None:
             check_model_file(config.draft_model)
+        config = with_layers(config, header.block_count)
         runner = LlamaRunner.load(path, config, progress)
         try:
             load_projector(runner, path, config)
@@ -189,7 +198,7 @@ class EngineHost:
                 load_s=time.monotonic() - begin_s,
                 pid=os.getpid(),
             )
-            return cls(runner, chosen, info, costs, store_maker(runner, config))
+            return cls(runner, chosen, info, costs, store_maker(runner, config), config.seed)
         except BaseException:
             runner.close()
             raise
@@ -227,7 +236,7 @@ class EngineHost:
         error: Exception | None = None
         with self._lock:
             if self._is_closed:
-                error = ClosedError("the model is being unloaded; send the request again")
+                error = ModelUnloadedError("the model is being unloaded; send the request again")
             elif request_id in self._records:
                 message = f"request id {request_id!r} is under way; choose another one"
                 error = InvalidRequestError(message, param="request_id")
@@ -279,7 +288,7 @@ class EngineHost:
             thread.join(min(_PROMPT_JOIN_S, timeout_s))
         self._core.close(timeout_s)
         self._outputs.close(timeout_s)
-        error = ClosedError("the model was unloaded while the request was under way")
+        error = ModelUnloadedError("the model was unloaded while the request was under way")
         for request_id in list(self._records):
             self._finish(failure(request_id, error))
 
@@ -323,7 +332,7 @@ class EngineHost:
             pictures = self._runner.pictures.encode(pictures)
         if self._is_closed:
             message = "the model was unloaded before the request began"
-            raise ClosedError(message)
+            raise ModelUnloadedError(message)
         record.echo = prompt.text
         if prompt.parser is not None:
             record.output = SplitOutput(prompt.parser, record.sink)
@@ -339,6 +348,9 @@ class EngineHost:
             reasoning = spec.reasoning
             budget = 0 if reasoning.effort == "off" else reasoning.budget
             thinking = ThinkingTracker(prompt.thinking, budget, prompt.end_thinking)
+        if sampling.seed is None and self._seed is not None:
+            seed = (self._seed + spec.choice) & MAX_SEED
+            sampling = msgspec.structs.replace(sampling, seed=seed)
         missing = tuple(stop for stop in prompt.stop if stop not in sampling.stop)
         if missing:
             sampling = msgspec.structs.replace(sampling, stop=sampling.stop + missing)
@@ -404,50 +416,3 @@ class EngineHost:
                 batches.setdefault(record.sink, []).append(event)
         for sink, batch in batches.items():
             deliver(sink, batch)
-
-
-def load_projector(runner: LlamaRunner, path: str, config: LoadConfig) -> None:
-    """Load the projector of a model, if it has one. One that was only found beside it costs the images, not the model.
-
-    Raises:
-        ModelLoadError: the one the config names cannot be used.
-    """
-    if config.projector is not None:
-        if config.projector:
-            check_projector_file(config.projector)
-            runner.load_projector(config.projector)
-        return
-    found = find_projector(path)
-    if found is None:
-        return
-    try:
-        check_projector_file(found)
-        runner.load_projector(found)
-    except ModelLoadError as error:
-        _log.warning("images cannot be used: %s", error)
-
-
-def store_maker(runner: LlamaRunner, config: LoadConfig) -> StoreMaker | None:
-    """Return what makes the second tiers of a model's prefix cache, None if the config wants none.
-
-    A folder that cannot be used costs the files only, with a warning.
-    """
-    if not config.prompt_cache_mib:
-        return None
-    files = None
-    if config.prompt_cache is not None:
-        folder = Path(config.prompt_cache).expanduser() / runner.state_key
-        try:
-            files = PrefixFiles(folder, config.prompt_cache_disk_mib << 20)
-        except OSError as error:
-            _log.warning("prefixes are not kept in %s: %s", folder, error)
-
-    def make(recompute_s: Callable[[int], float | None]) -> PrefixStore:
-        return PrefixStore(
-            config.prompt_cache_mib << 20,
-            files,
-            can_trim=runner.info.can_trim,
-            recompute_s=recompute_s,
-        )
-
-    return make

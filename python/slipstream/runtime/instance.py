@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from slipstream.base.errors import ClosedError
+from slipstream.base.errors import ModelUnloadedError
 from slipstream.runtime.served import ModelState, ModelStatus
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Instance:
         """Wait for the load under way. Cancelling the caller leaves it running.
 
         Raises:
-            ClosedError: the load was cancelled by somebody else.
+            ModelUnloadedError: the load was cancelled by somebody else.
             SlipstreamError: what it failed with.
         """
         load = self.load
@@ -131,7 +131,7 @@ class Instance:
             task = asyncio.current_task()
             if load.cancelled() and task is not None and not task.cancelling():
                 message = "the load was cancelled because the model is unloaded or the server ends"
-                raise ClosedError(message) from None
+                raise ModelUnloadedError(message) from None
             raise
         finally:
             self.num_waiters -= 1

@@ -29,6 +29,9 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float | None = None
 
 
+NO_OPTIONS = LoadOptions()
+
+
 class ModelDefaults:
     """The user's file of load settings by model key, `*` for every model; read at each load. Any thread.
 
@@ -43,6 +46,11 @@ class ModelDefaults:
     def path(self) -> Path:
         """Of the file."""
         return self._given_path or home() / "model-defaults.json"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a file."""
+        return self.path.exists()
 
     def config(self, *keys: str) -> dict[str, Any]:
         """Return what the file says for a model.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace as _replace
 
 from slipstream.base.errors import ModelNotFoundError
+from slipstream.base.load_config import LoadConfig
 from slipstream.models.catalog import resolve_model
 from slipstream.runtime.instance import Instance
 from slipstream.runtime.load_options import make_config
 from slipstream.runtime.served import ServedModel
 
 if TYPE_CHECKING:
-    from slipstream.base.load_config import LoadConfig
     from slipstream.models.model_info import ModelInfo
     from slipstream.runtime.instances import Instances
     from slipstream.runtime.library import Library
@@ -73,13 +73,34 @@ class LoadPlanner:
             InvalidRequestError: a setting is out of its range.
             ModelLoadError: the user's file of settings cannot be used.
         """
-        names = (key, model.key, model.selected_variant)
-        said = await asyncio.to_thread(self._defaults.config, *names)
-        if said.get("draft_model"):  # the user's own file may name a path, too
-            path = await asyncio.to_thread(resolve_model, said["draft_model"])
-            said = {**said, "draft_model": str(path)}
+        said = await self._defaults_of(key, model)
         base = self._config if model.type == "llm" else _replace(self._config, draft_model=None)
         return make_config(base, said, await self.with_draft_path(options.config))
+
+    async def configure_served(self, instance: Instance, options: dict[str, Any]) -> LoadConfig:
+        """Return how a model of the command line is loaded: what that says over the user's file over the defaults.
+
+        Args:
+            instance: Of the model.
+            options: What the command line says.
+
+        Raises:
+            ModelNotFoundError, InvalidRequestError, ModelLoadError: as `configure`.
+        """
+        said = {}
+        if self._defaults.is_there:  # else there is no need to know its key
+            model = await self._instances.describe(instance)
+            said = await self._defaults_of(instance.model.key, model)
+        return make_config(LoadConfig(), said, options)
+
+    async def _defaults_of(self, key: str, model: ModelInfo) -> dict[str, Any]:
+        """Return what the user's file says of a model, with the file of its draft model in place of a name."""
+        names = (key, model.key, model.selected_variant)
+        said = await asyncio.to_thread(self._defaults.config, *names)
+        if said.get("draft_model"):  # it may name a path, too
+            path = await asyncio.to_thread(resolve_model, said["draft_model"])
+            said = {**said, "draft_model": str(path)}
+        return said
 
     async def with_draft_path(self, config: dict[str, Any]) -> dict[str, Any]:
         """Put the file of the draft model in place of its key.

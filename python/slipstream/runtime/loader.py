@@ -111,19 +111,12 @@ class Loader:
         while self._endings:
             await asyncio.wait(set(self._endings))
         model = instance.model
-        try:
-            wanted = await self.estimate(instance)
-        except OSError as error:
-            _log.debug("no estimate for %s: %s", instance.identifier, error)  # the engine tells why
-        else:
-            if not force:  # without an await up to here, so the next load sees this one's
-                self.check(instance, wanted, settings)
-            instance.estimate = wanted
         _log.info("%s: loading %s", instance.identifier, model.path)
         engine = await EngineProcess.start(
             instance.identifier,
             str(model.path),
             model.config,
+            before=partial(self._take_memory, instance, settings, force=force),
             progress=instance.note_progress,
             on_lost=partial(_note_end, instance),
             command=self._command,
@@ -132,6 +125,19 @@ class Loader:
         instance.num_loads += 1
         instance.last_error = None
         return engine
+
+    async def _take_memory(
+        self, instance: Instance, settings: ServerSettings, *, force: bool
+    ) -> None:
+        """Note what an instance will take, if the guardrails let it."""
+        try:
+            wanted = await self.estimate(instance)
+        except OSError as error:
+            _log.debug("no estimate for %s: %s", instance.identifier, error)  # the engine tells why
+            return
+        if not force:  # without an await from here on, so the next load sees this one's
+            self.check(instance, wanted, settings)
+        instance.estimate = wanted
 
 
 async def _end(load: asyncio.Task[EngineProcess] | None, engine: EngineProcess | None) -> None:

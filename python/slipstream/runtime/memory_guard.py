@@ -78,17 +78,17 @@ def check_memory(
     mode = settings.guardrails
     if mode == "off":
         return
-    held, coming = list(loaded), sum(one.total_bytes for one in pending)
+    held, coming = list(loaded), sum(one.host_bytes for one in pending)
     if mode == "custom":
-        used = sum(one.total_bytes for one in held) + coming
+        used = sum(one.host_bytes for one in held) + coming
         room, limit = settings.guardrail_bytes - used, "the limit of the settings leaves"
     else:
-        mapped = sum(one.weights_bytes for one in held if one.is_mapped)
+        mapped = sum(one.mapped_bytes for one in held)
         kept = int(machine.total_bytes * _KEPT_SHARE[mode])
         room, limit = machine.free_bytes - mapped - coming - kept, f"guardrails ({mode}) leave"
-    if wanted.total_bytes > room:
+    if wanted.host_bytes > room:
         message = (
-            f"{key} needs about {_gib(wanted.total_bytes)} with a context of {wanted.context_length} tokens, and "
+            f"{key} needs about {_gib(wanted.host_bytes)} with a context of {wanted.context_length} tokens, and "
             f"{limit} {_gib(max(room, 0))}; unload a model, ask for a shorter context, or load it with force"
         )
         raise InsufficientMemoryError(message)

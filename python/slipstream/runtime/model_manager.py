@@ -8,7 +8,6 @@ one is loaded so
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from functools import partial
 from pathlib import Path
@@ -19,39 +18,41 @@ from msgspec.structs import replace as _replace
 from slipstream.base.errors import (
     ClosedError,
     EngineDiedError,
-    InsufficientMemoryError,
     InvalidRequestError,
     ModelNotFoundError,
+    ModelUnloadedError,
 )
 from slipstream.base.load_config import LoadConfig
+from slipstream.runtime.hand_loads import HandLoads
 from slipstream.runtime.instance import Instance
 from slipstream.runtime.instances import Instances
 from slipstream.runtime.library import Library
-from slipstream.runtime.load_options import LoadOptions, ModelDefaults, make_config
+from slipstream.runtime.lifetimes import Lifetimes
+from slipstream.runtime.load_options import NO_OPTIONS, LoadOptions, ModelDefaults, make_config
 from slipstream.runtime.load_planner import LoadPlanner
 from slipstream.runtime.loader import Loader
 from slipstream.runtime.served import ModelState, ModelStatus, ServedModel, served_models
 from slipstream.runtime.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from slipstream.engine.client import EngineClient
     from slipstream.engine.stats import EngineStats
-    from slipstream.models.memory_estimate import MemoryEstimate
     from slipstream.models.model_info import ModelInfo
+    from slipstream.runtime.kept_loads import KeptLoads
 
 __all__ = ["ModelManager", "ModelState", "ModelStatus", "ServedModel", "served_models"]
 
-_log = logging.getLogger(__name__)
 _STATS_S = 1.0
 _CLOSE_S = 3.5
-_LOOK_S = 30.0  # settings may have changed
-NO_OPTIONS = LoadOptions()
 
 
 class ModelManager:
     """Loads models into engine processes and hands out their clients. Event loop only.
+
+    Attributes:
+        by_hand: Loads that somebody asks for by themselves.
 
     Args:
         models: Named on the command line, in the order given; keys must be distinct.
@@ -59,6 +60,7 @@ class ModelManager:
         config: What loads of other models begin with.
         library: The store; its models are loaded on request.
         defaults: The user's file of settings by model.
+        kept: Remembers what is loaded by hand, for the next server.
         clock: Seconds, monotonic.
         loader: Arguments of Loader; tests put other programs and machines there.
     """
@@ -71,18 +73,27 @@ class ModelManager:
         config: LoadConfig | None = None,
         library: Library | None = None,
         defaults: ModelDefaults | None = None,
+        kept: KeptLoads | None = None,
         clock: Callable[[], float] = time.monotonic,
         **loader: Any,
     ) -> None:
         self._current = current
-        self._clock = clock
         library = library or Library()
         self._instances = Instances(models, library)
         self._planner = LoadPlanner(
             self._instances, library, defaults or ModelDefaults(), config or LoadConfig()
         )
         self._loader = Loader(self._instances, **loader)
-        self._timer: asyncio.TimerHandle | None = None
+        self._lifetimes = Lifetimes(self._instances, self._loader, lambda: self.settings, clock)
+        self.by_hand = HandLoads(
+            self._instances,
+            self._planner,
+            self._loader,
+            self._lifetimes,
+            self._begin,
+            lambda: self.settings,
+            kept,
+        )
         self._is_closed = False
 
     @property
@@ -154,7 +165,7 @@ class ModelManager:
             ModelNotFoundError: see `resolve`.
             ModelLoadError: the load failed; the next call tries again.
             InvalidRequestError: the instance was loaded otherwise than `options` say.
-            ClosedError: after close(), or it was unloaded meanwhile.
+            ClosedError: after close(); ModelUnloadedError: it was unloaded meanwhile.
         """
         instance = self._instances.known(name)
         if instance is None or options.config or instance.living_engine() is None:
@@ -162,8 +173,8 @@ class ModelManager:
         engine = instance.living_engine()
         if engine is None:
             message = f"{instance.identifier} was unloaded just now; send the request again"
-            raise ClosedError(message)
-        instance.last_used_s = self._clock()
+            raise ModelUnloadedError(message)
+        self._lifetimes.touch(instance)
         return engine.client
 
     async def load_all(self, progress: Callable[[str, float], None] | None = None) -> None:
@@ -176,74 +187,13 @@ class ModelManager:
             ModelLoadError: the first one that fails; the rest is left for the first request.
         """
         for instance in self._instances:
+            await self._configure(instance)
             self._begin(instance)
             waiter = instance.waiter()
             async for fraction in instance.follow():
                 if progress is not None:
                     progress(instance.identifier, fraction)
             await waiter
-
-    async def load(
-        self,
-        name: str,
-        options: LoadOptions = NO_OPTIONS,
-        *,
-        identifier: str | None = None,
-        force: bool = False,
-    ) -> AsyncGenerator[tuple[str, float], None]:
-        """Load another instance of a model, which stays until it is unloaded. Closing this early cancels the load.
-
-        Args:
-            name: See `resolve`; that of an instance means its model.
-            options: How to load it, and how long it may be idle.
-            identifier: What requests call it; by default the model's key, with ":2" and so on if that is taken.
-            force: Whatever the guardrails say.
-
-        Yields:
-            (identifier, fraction done); the fractions rise to 1.0.
-
-        Raises:
-            ModelNotFoundError: an unknown name.
-            InvalidRequestError: the identifier is taken, or a setting is out of its range.
-            ModelLoadError: the load failed; nothing is left of it.
-        """
-        served, model, found = await self._planner.plan(name, options)
-        if found is not None and found.is_free and identifier is None:
-            instance = found
-            instance.model = _replace(found.model, config=served.config)
-            instance.ttl_s = options.ttl_s
-        else:
-            identifier = self._instances.free_identifier(served.key, identifier)
-            instance = Instance(identifier, served, model, ttl_s=options.ttl_s)
-            self._instances.add(instance)
-        self._begin(instance, force=force)
-        waiter = instance.waiter()
-        try:
-            async for fraction in instance.follow():
-                yield instance.identifier, fraction
-            await waiter
-        except (GeneratorExit, asyncio.CancelledError):
-            if instance.load is not None and instance.num_waiters <= 1:  # nobody but this call
-                self._drop(instance, "the load was cancelled")
-            raise
-
-    async def estimate(
-        self, name: str, options: LoadOptions = NO_OPTIONS
-    ) -> tuple[str, MemoryEstimate, str | None]:
-        """Return what a load would take: the model's key, the estimate, and why guardrails would refuse it, if so.
-
-        Raises:
-            ModelNotFoundError, InvalidRequestError: as `load`.
-            ModelLoadError: its file cannot be read.
-        """
-        served, model, _found = await self._planner.plan(name, options)
-        instance = Instance(served.key, served, model)
-        wanted = await self._loader.estimate(instance)
-        try:
-            self._loader.check(instance, wanted, self.settings)
-        except InsufficientMemoryError as error:
-            return instance.model.key, wanted, error.message
-        return instance.model.key, wanted, None
 
     async def unload(self, name: str) -> str:
         """End an instance, or the load of it; its running requests fail. Returns its identifier.
@@ -254,18 +204,12 @@ class ModelManager:
         instance = self._instances.known(name) if name else None
         if instance is None:
             instance = self._instances.get(name)
-        await asyncio.shield(self._drop(instance, "unloaded"))
+        await asyncio.shield(self._lifetimes.drop(instance, "unloaded"))
         return instance.identifier
 
     def unload_idle(self) -> None:
-        """Unload what was idle for too long. Called by a timer; tests call it after they moved the clock."""
-        now_s = self._clock()
-        for instance in self._instances:
-            deadline_s = instance.idle_deadline(self.settings.ttl_s)
-            if deadline_s is not None and deadline_s <= now_s:
-                why = "another one took its place" if instance.is_outdated else "idle for its TTL"
-                self._drop(instance, why)
-        self._arm()
+        """Unload what was idle for too long; a timer does it, too."""
+        self._lifetimes.unload_idle()
 
     async def stats(self) -> dict[str, EngineStats]:
         """Return the figures of each loaded engine by identifier; one that does not answer within 1 s is left out."""
@@ -277,8 +221,8 @@ class ModelManager:
     async def close(self) -> None:
         """Cancel loads, end every engine process. Takes at most about 4 s; idempotent."""
         self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._lifetimes.close()
+        await self.by_hand.close()
         engines = [one.engine for one in self._instances if one.engine is not None]
         stops = [self._loader.end(instance) for instance in self._instances]
         if not stops:
@@ -299,6 +243,7 @@ class ModelManager:
         elif found.living_engine() is None and found.load is None:
             if not (found.is_wanted or self.settings.jit):
                 raise _not_loaded(found.identifier)
+            await self._configure(found)
             self._begin(found)
         if found.living_engine() is None:
             await found.wait()
@@ -314,25 +259,16 @@ class ModelManager:
         known = self._instances.known(key) or await self._instances.find(name)
         if isinstance(known, Instance):  # somebody was faster
             if known.living_engine() is None and known.load is None:
+                await self._configure(known)
                 self._begin(known)
             return known
         served = ServedModel(key=key, path=Path(model.path), config=config)
         instance = Instance(key, served, model, is_jit=True, ttl_s=options.ttl_s)
         self._instances.add(instance)
         if self.settings.auto_evict:
-            self._make_room(instance)
+            self._lifetimes.make_room(instance)
         self._begin(instance)
         return instance
-
-    def _make_room(self, newest: Instance) -> None:
-        """Unload the other instances loaded on request; what works goes when it has done so."""
-        for instance in self._instances:
-            if instance is newest or not instance.is_jit or instance.is_pinned:
-                continue
-            if instance.is_busy:
-                instance.is_outdated = True
-            else:
-                self._drop(instance, f"makes room for {newest.identifier}")
 
     async def _adapt(self, instance: Instance, options: LoadOptions) -> None:
         """Load an instance again if a request needs what it was not loaded with."""
@@ -355,6 +291,14 @@ class ModelManager:
         self._begin(instance)
         await instance.wait()
 
+    async def _configure(self, instance: Instance) -> None:
+        """Put the user's file of the moment under what the command line says of an instance, before its load."""
+        options = instance.model.options
+        if options is None or instance.load is not None or instance.living_engine() is not None:
+            return
+        config = await self._planner.configure_served(instance, options)
+        instance.model = _replace(instance.model, config=config)
+
     def _begin(self, instance: Instance, *, force: bool = False) -> None:
         """Start the load of an instance, if it is neither loaded nor loading."""
         if self._is_closed:
@@ -366,36 +310,10 @@ class ModelManager:
 
     def _load_ended(self, instance: Instance) -> None:
         engine = instance.living_engine()
-        if engine is None:
-            if not instance.num_loads:
-                self._instances.remove(instance)  # it never was there
-            return
-        engine.client.on_idle = partial(self._touch, instance)
-        self._touch(instance)
-
-    def _touch(self, instance: Instance) -> None:
-        instance.last_used_s = self._clock()
-        self._arm()
-
-    def _drop(self, instance: Instance, why: str) -> asyncio.Task[None]:
-        _log.info("%s: unloading, %s", instance.identifier, why)
-        self._instances.remove(instance)
-        instance.is_outdated = False
-        return self._loader.end(instance)
-
-    def _arm(self) -> None:
-        """Set the timer to the next instance that may have been idle for too long by then."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        idle = [one for one in self._instances if not one.is_pinned]
-        if not idle or self._is_closed:
-            return
-        ttl_s, now_s = self.settings.ttl_s, self._clock()
-        deadlines = [deadline for one in idle if (deadline := one.idle_deadline(ttl_s)) is not None]
-        delay_s = min([deadline - now_s for deadline in deadlines] + [_LOOK_S])
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(delay_s, 0.0), self.unload_idle)
+        if engine is not None:
+            self._lifetimes.watch(instance)
+        elif not instance.num_loads:
+            self._instances.remove(instance)  # it never was there
 
 
 def _not_loaded(identifier: str) -> ModelNotFoundError:
@@ -416,5 +334,5 @@ def _loaded_with(instance: Instance, name: str) -> object:
 async def _stats_of(client: EngineClient) -> EngineStats | None:
     try:
         return await asyncio.wait_for(client.stats(), _STATS_S)
-    except (EngineDiedError, TimeoutError):
+    except (EngineDiedError, ModelUnloadedError, TimeoutError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,12 +27,15 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
         key: What clients call it; the stem of the file, or `demo`.
         path: The file.
         config: How it is loaded.
+        options: Fields of LoadConfig that were said of it: loads take them over the user's file of settings, and that
+            over the defaults. None: it is loaded by `config` as it is.
         aliases: Further names it answers to: the name it was asked for with, its file name.
     """
 
     key: str
     path: Path
     config: LoadConfig = LoadConfig()
+    options: dict[str, Any] | None = None
     aliases: tuple[str, ...] = ()
 
 
@@ -82,10 +85,17 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
 
 
-def served_models(names: Sequence[str], config: LoadConfig) -> list[ServedModel]:
+def served_models(
+    names: Sequence[str], config: LoadConfig, options: dict[str, Any] | None = None
+) -> list[ServedModel]:
     """Find the files behind the names a user gave and make distinct keys for them.
 
     The key is `demo`, or the stem of the file without its part number; a second one of the same key gets ":2".
+
+    Args:
+        names: As the user gave them.
+        config: How they are loaded.
+        options: See ServedModel.
 
     Raises:
         ModelNotFoundError: a name that is no model.
@@ -99,5 +109,7 @@ def served_models(names: Sequence[str], config: LoadConfig) -> list[ServedModel]
             number += 1
             key = f"{stem}:{number}"
         aliases = tuple(alias for alias in (name, path.name) if alias != key)
-        served[key] = ServedModel(key=key, path=path, config=config, aliases=aliases)
+        served[key] = ServedModel(
+            key=key, path=path, config=config, options=options, aliases=aliases
+        )
     return list(served.values())

@@ -36,6 +36,11 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         jit: Load a model that a request names and that is not loaded ("just in time").
         ttl_s: Seconds a model that was loaded so may be idle before it is unloaded; None for ever.
         auto_evict: Loading a model so unloads the others that were loaded so.
+        restore_models: A server that is started without naming models loads those again that were loaded by hand when
+            the last one ended.
+        allow_mcp_per_request: Requests may name MCP servers of their own. Part of LM Studio's settings; nothing uses it
+            yet, as `integrations` is not there yet.
+        allow_mcp_config: Requests may use the MCP servers of mcp.json; likewise.
         guardrails: How much of the free memory a load may take: see `memory_guard`; `custom` takes `guardrail_bytes`.
         guardrail_bytes: Most memory all loaded models may take together, with `custom`.
 
@@ -56,6 +61,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     jit: bool = True
     ttl_s: float | None = DEFAULT_TTL_S
     auto_evict: bool = True
+    restore_models: bool = True
+    allow_mcp_per_request: bool = False
+    allow_mcp_config: bool = False
     guardrails: Guardrails = "balanced"
     guardrail_bytes: int = 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import importlib
 import logging
 import os
 import signal
@@ -29,7 +30,7 @@ from slipstream.base.queries import QueryFailed
 from slipstream.base.types import RequestFailed
 from slipstream.engine import frames
 from slipstream.models.facts import pooling_kind
-from slipstream.models.gguf import read_gguf
+from slipstream.models.gguf import check_model_file
 from slipstream.runtime.host import EngineHost
 
 if TYPE_CHECKING:
@@ -127,11 +128,12 @@ class ReplyWriter:
 
 def load_host(path: str, config: LoadConfig, progress: Callable[[float], bool]) -> Host:
     """Load what a file holds: a model of text, or one of vectors. Arguments and errors as EngineHost.load."""
-    if pooling_kind(read_gguf(path)):
+    header = check_model_file(path)
+    if pooling_kind(header):
         from slipstream.runtime.embedding_host import EmbeddingHost  # brings numpy along
 
-        return EmbeddingHost.load(path, config, progress)
-    return EngineHost.load(path, config, progress)
+        return EmbeddingHost.load(path, config, progress, header)
+    return EngineHost.load(path, config, progress, header)
 
 
 class Worker:
@@ -283,6 +285,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("slipstream").setLevel(options.log_level)
     exit_code = 1
     try:
+        # While the API process still looks whether the model may be loaded.
+        importlib.import_module("slipstream.engine.llama_runner")
         exit_code = Worker(socket.socket(fileno=options.fd)).run()
     except Exception:
         _log.exception("the engine process cannot go on")

@@ -36,6 +36,7 @@ _KINDS: dict[type[BaseException], tuple[str, str | None]] = {
     errors.QueueFullError: ("rate_limit_error", "queue_full"),
     errors.StoreError: (_SERVER_ERROR, "store_failed"),
     errors.EngineDiedError: (_SERVER_ERROR, "engine_died"),
+    errors.ModelUnloadedError: (_SERVER_ERROR, "model_unloaded"),
     errors.ClosedError: (_SERVER_ERROR, "server_shutting_down"),
     errors.SlipstreamError: (_SERVER_ERROR, None),
 }

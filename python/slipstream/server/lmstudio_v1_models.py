@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 from starlette.responses import Response
 
-from slipstream.base.errors import UnsupportedError
 from slipstream.runtime.load_options import LoadOptions
 from slipstream.runtime.model_manager import ModelState
 from slipstream.server.body import parse_body
@@ -39,10 +38,10 @@ if TYPE_CHECKING:
 
     from slipstream.models.model_info import ModelInfo
     from slipstream.runtime.model_manager import ModelManager, ModelStatus
-    from slipstream.server.lmstudio_v1_models_schemas import LoadSettings
     from slipstream.server.openai_answers import Answer
 
-REASONING_OPTIONS = ["off", "on"]
+THINKING = ThinkingOptions(allowed_options=["off", "on"], default="on")
+LEVELS = ThinkingOptions(allowed_options=["off", "on", "low", "medium", "high"], default="medium")
 
 
 async def list_native_models(request: Request) -> Response:
@@ -62,7 +61,6 @@ async def load_model(request: Request) -> Response:
     """Load another instance of a model; it stays until it is unloaded."""
     context = context_of(request)
     body = parse_body(await request.body(), LoadRequest)
-    _refuse(body)
     call = _Load(context.manager, body)
     if body.stream:
         keep_alive_s = context.settings.keep_alive_s
@@ -74,8 +72,7 @@ async def estimate_model(request: Request) -> Response:
     """Tell what memory a load would take, and whether guardrails would refuse it."""
     context = context_of(request)
     body = parse_body(await request.body(), EstimateRequest)
-    _refuse(body)
-    key, memory, refusal = await context.manager.estimate(
+    key, memory, refusal = await context.manager.by_hand.estimate(
         body.model, LoadOptions(config=load_config(body))
     )
     return _json(
@@ -86,6 +83,8 @@ async def estimate_model(request: Request) -> Response:
             kv_cache_bytes=memory.kv_bytes,
             compute_bytes=memory.compute_bytes,
             process_bytes=memory.process_bytes,
+            projector_bytes=memory.projector_bytes,
+            repacked_bytes=memory.repacked_bytes,
             total_bytes=memory.total_bytes,
             gpu_bytes=memory.gpu_bytes,
             refusal=refusal,
@@ -119,7 +118,7 @@ class _Load:
         body = self._body
         begin_s = time.monotonic()
         options = LoadOptions(config=load_config(body), ttl_s=body.ttl)
-        load = self._manager.load(
+        load = self._manager.by_hand.load(
             body.model, options, identifier=body.identifier, force=bool(body.force)
         )
         async with aclosing(load) as progress:
@@ -162,7 +161,8 @@ def instance_config(status: ModelStatus, model: ModelInfo) -> InstanceConfig:
         eval_batch_size=config.batch_size,
         parallel=config.parallel,
         flash_attention=config.flash_attention,
-        offload_kv_cache_to_gpu=True,
+        num_experts=config.num_experts or model.num_experts or None,
+        offload_kv_cache_to_gpu=config.offload_kv_cache,
     )
 
 
@@ -173,7 +173,7 @@ def _model(
     loaded = [_instance(one, model, jit_ttl_s) for path in paths for one in by_path.get(path, ())]
     is_llm, has_variants = model.type == "llm", len(model.variants) > 1
     able = model.capabilities
-    reasoning = ThinkingOptions(allowed_options=REASONING_OPTIONS, default="on")
+    reasoning = LEVELS if able.reasoning_levels else THINKING
     return NativeModel(
         type=model.type,
         publisher=model.publisher,
@@ -213,15 +213,6 @@ def _instance(status: ModelStatus, model: ModelInfo, jit_ttl_s: float | None) ->
         ttl=jit_ttl_s if status.ttl_s is None and status.is_jit else status.ttl_s,
         memory_bytes=status.memory_bytes,
     )
-
-
-def _refuse(body: LoadSettings) -> None:
-    if body.num_experts is not None:
-        message = "num_experts is not supported yet; leave it out"
-        raise UnsupportedError(message, param="num_experts")
-    if body.offload_kv_cache_to_gpu is False:
-        message = "a KV cache apart from its layers is not supported yet; leave offload_kv_cache_to_gpu out"
-        raise UnsupportedError(message, param="offload_kv_cache_to_gpu")
 
 
 def _json(answer: Answer) -> Response:

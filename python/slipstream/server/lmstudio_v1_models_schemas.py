@@ -26,10 +26,11 @@ class LoadSettings(StrictSchema):
         context_length: Tokens the KV cache holds.
         eval_batch_size: Most tokens in one step.
         flash_attention: Null lets llama.cpp decide.
-        num_experts: Not supported yet.
-        offload_kv_cache_to_gpu: Only true, as the cache lies where the layers do.
+        num_experts: Experts a token is sent to, for a mixture of experts; 0 for the model's.
+        offload_kv_cache_to_gpu: The KV cache lies where its layers do; false keeps it in host memory.
         parallel: Requests at the same time.
         gpu_layers: Layers on the GPU, -1 for all.
+        gpu_ratio: Instead of that, the share of the layers on the GPU, 0 to 1.
         kv_type: Element type of the KV cache.
         threads: CPU threads, 0 for the physical cores.
         mmap: Map the file rather than read it.
@@ -37,6 +38,7 @@ class LoadSettings(StrictSchema):
         rope_freq_base: Base of the rotary positions, 0 for the model's.
         rope_freq_scale: Their scale, 0 for the model's.
         draft_model: Key of a smaller model that guesses ahead.
+        seed: Of requests that name none; -1 draws one for each.
     """
 
     model: Name
@@ -47,6 +49,7 @@ class LoadSettings(StrictSchema):
     offload_kv_cache_to_gpu: bool | None = None
     parallel: int | None = None
     gpu_layers: int | None = None
+    gpu_ratio: float | None = None
     kv_type: str | None = None
     threads: int | None = None
     mmap: bool | None = None
@@ -54,6 +57,7 @@ class LoadSettings(StrictSchema):
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None
     draft_model: Name | None = None
+    seed: int | None = None
 
 
 class LoadRequest(LoadSettings):
@@ -95,6 +99,7 @@ class InstanceConfig(Answer):
     eval_batch_size: int | None = None
     parallel: int | None = None
     flash_attention: bool | None = None
+    num_experts: int | None = None
     offload_kv_cache_to_gpu: bool | None = None
 
 
@@ -177,6 +182,8 @@ class EstimateAnswer(Answer):
     kv_cache_bytes: int
     compute_bytes: int
     process_bytes: int
+    projector_bytes: int
+    repacked_bytes: int
     total_bytes: int
     gpu_bytes: int
     refusal: str | None
@@ -190,8 +197,11 @@ class UnloadAnswer(Answer):
 
 def load_config(body: LoadSettings) -> dict[str, Any]:
     """Return the fields of LoadConfig a body names."""
-    names = {"eval_batch_size": "batch_size"}
-    skipped = {"model", "num_experts", "offload_kv_cache_to_gpu"}
-    fields = LoadSettings.model_fields.keys() - skipped
-    given = {name: getattr(body, name) for name in sorted(fields)}
-    return {names.get(name, name): value for name, value in given.items() if value is not None}
+    names = {"eval_batch_size": "batch_size", "offload_kv_cache_to_gpu": "offload_kv_cache"}
+    given = {
+        name: getattr(body, name) for name in sorted(LoadSettings.model_fields.keys() - {"model"})
+    }
+    config = {names.get(name, name): value for name, value in given.items() if value is not None}
+    if config.get("seed") == -1:
+        config["seed"] = None
+    return config

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from slipstream.runtime.generation import NO_OPTIONS, Generation, OutputStream
+from slipstream.runtime.generation import Generation, OutputStream
+from slipstream.runtime.load_options import NO_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,9 +17,13 @@ from slipstream.server import serve as server
 
 
 class FakeManager:
-    def __init__(self, models, *, current, config):
+    def __init__(self, models, *, current, config, kept):
         self.models, self.current, self.config = models, current, config
-        self.loaded = False
+        self.loaded = self.restored = False
+        self.by_hand = self
+
+    def restore(self):
+        self.restored = True
 
     async def load_all(self, progress=None):
         progress("demo", 0.5)
@@ -31,8 +35,8 @@ def serve(monkeypatch):
     """Run `slipstream serve` with a server that is ready at once; return what it was called with and printed."""
     seen = {}
 
-    def served_models(names, config):
-        seen.update(names=list(names), config=config)
+    def served_models(names, config, options):
+        seen.update(names=list(names), config=config, options=options)
         return [ServedModel(key=name, path=Path(name)) for name in names]
 
     def run(manager, settings, *, current, access, before, on_ready):
@@ -82,6 +86,18 @@ def test_options_reach_the_models_and_the_server(serve):
     assert seen["config"] == LoadConfig(context_length=4096, parallel=3, threads=2)
     assert (seen["settings"].host, seen["settings"].port) == ("0.0.0.0", 8080)
     assert seen["settings"].cors_origins == ("https://a.example", "https://b.example")
+
+
+def test_only_what_is_said_goes_over_the_users_file(serve):
+    seen = serve("a.gguf", "--parallel", "8", "--prompt-cache-ram", "64")
+    assert seen["options"] == {"parallel": 8, "prompt_cache_mib": 64}
+
+
+def test_a_server_without_models_loads_those_of_the_last_one_unless_told_otherwise(serve):
+    assert serve("--no-load")["manager"].restored
+    assert not serve("a.gguf")["manager"].restored
+    SettingsStore().change({"restore_models": False})
+    assert not serve("--no-load")["manager"].restored
 
 
 def test_settings_of_the_file_are_taken_and_options_go_above_them(serve):

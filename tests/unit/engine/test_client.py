@@ -11,8 +11,10 @@ from slipstream.base.errors import (
     ContextCreateError,
     EngineDiedError,
     ModelLoadError,
+    ModelUnloadedError,
 )
 from slipstream.base.load_config import LoadConfig
+from slipstream.base.queries import Detokenize
 from slipstream.base.types import (
     FinishReason,
     GenerationSpec,
@@ -117,6 +119,18 @@ def test_death_during_the_load_is_a_load_error_that_says_how():
             with pytest.raises(ModelLoadError, match=r"/m: .*GGML_ASSERT") as caught:
                 await load
             assert caught.value.path == "/m"
+
+    run(test())
+
+
+def test_death_before_the_load_is_a_load_error_that_says_how():
+    async def test():
+        async with connected("ended with exit code 1") as (client, peer):
+            peer.close()
+            while not peer.ends:
+                await asyncio.sleep(0)
+            with pytest.raises(ModelLoadError, match=r"/m: .*exit code 1"):
+                await client.load("/m", LoadConfig())
 
     run(test())
 
@@ -228,6 +242,24 @@ def test_death_fails_every_request_and_names_the_cause():
             assert [event.error for event in late] == ["EngineDiedError"]
             with pytest.raises(EngineDiedError):
                 await client.stats()
+
+    run(test())
+
+
+def test_an_end_that_was_asked_for_is_told_as_an_unloaded_model():
+    async def test():
+        async with connected("was stopped") as (client, peer):
+            stream, asker = (
+                client.submit([spec("a")]),
+                asyncio.create_task(client.ask(Detokenize(token_ids=[1]))),
+            )
+            await peer.read()
+            client.shutdown()
+            peer.close()
+            (end,) = [event async for event in stream]
+            assert end.error == "ModelUnloadedError"
+            with pytest.raises(ModelUnloadedError, match="unloaded"):
+                await asker
 
     run(test())
 

@@ -301,7 +301,7 @@ def test_close_ends_what_is_under_way_once_and_closes_the_runner(make_core):
     assert runner.is_closed
     assert not core._thread.is_alive()
     assert sorted(event.request_id for event in sink.events) == [f"r{i}" for i in range(6)]
-    assert {event.error for event in sink.events} == {"ClosedError"}
+    assert {event.error for event in sink.events} == {"ModelUnloadedError"}
     core.close()
     with pytest.raises(ClosedError):
         core.submit(request("b"))
@@ -312,7 +312,7 @@ def test_close_before_start_ends_what_was_submitted(make_core):
     core, sink = make_core(runner, start=False)
     core.submit(request("a"))
     core.close()
-    assert sink.end_of("a").error == "ClosedError"
+    assert sink.end_of("a").error == "ModelUnloadedError"
     assert runner.is_closed
 
 
@@ -322,7 +322,7 @@ def test_close_does_not_wait_for_ever_and_nothing_follows_the_end(make_core, cap
     core.submit(request("a"))
     assert runner.in_step.wait(TIMEOUT_S)
     core.close(timeout_s=0.05)
-    assert sink.end_of("a").error == "ClosedError"
+    assert sink.end_of("a").error == "ModelUnloadedError"
     assert "left behind" in caplog.text
     runner.gate.release()
     core._thread.join(TIMEOUT_S)

@@ -1,11 +1,15 @@
 """The memory estimate: how it follows the settings. tests/native compares it with what engines take."""
 
+import numpy as np
 import pytest
 
 from slipstream.base.errors import ModelLoadError
 from slipstream.base.load_config import LoadConfig
+from slipstream.models import memory_estimate
 from slipstream.models.memory_estimate import estimate_load
+from tests.support.gguf_writer import gguf_bytes, to_q8_0
 from tests.support.tiny_gguf import write_tiny_model
+from tests.support.tiny_vision import write_projector
 
 
 @pytest.fixture
@@ -39,6 +43,58 @@ def test_attention_without_flash_needs_room_for_its_scores(path):
     with_flash = estimate_load(path, 0, LoadConfig(flash_attention=True))
     without = estimate_load(path, 0, LoadConfig(flash_attention=False))
     assert without.compute_bytes > with_flash.compute_bytes
+
+
+def test_a_projector_counts_where_it_is_used(tmp_path, path):
+    alone = estimate_load(path, 0, LoadConfig())
+    projector = write_projector(tmp_path / "mmproj-tiny.gguf")
+    beside = estimate_load(path, 0, LoadConfig())
+    assert beside.projector_bytes > 0.9 * projector.stat().st_size
+    assert beside.total_bytes == alone.total_bytes + beside.projector_bytes
+    assert estimate_load(path, 0, LoadConfig(projector="")).total_bytes == alone.total_bytes
+    named = projector.rename(tmp_path / "vision.gguf")
+    assert estimate_load(path, 0, LoadConfig()).total_bytes == alone.total_bytes
+    assert estimate_load(path, 0, LoadConfig(projector=str(named))).projector_bytes > 0
+    (tmp_path / "mmproj-broken.gguf").write_bytes(b"nothing")
+    assert estimate_load(path, 0, LoadConfig()).total_bytes == alone.total_bytes
+    with pytest.raises(ModelLoadError, match="mmproj-broken"):
+        estimate_load(path, 0, LoadConfig(projector=str(tmp_path / "mmproj-broken.gguf")))
+
+
+def test_what_lies_on_a_gpu_is_told_and_taken_from_the_machine_only_where_they_share(path):
+    def on(backend, **config):
+        return estimate_load(path, 0, LoadConfig(**config), backend)
+
+    assert on("cpu").gpu_bytes == 0
+    whole = on("cuda")
+    assert whole.kv_bytes < whole.gpu_bytes < whole.kv_bytes + whole.weights_bytes
+    assert whole.host_bytes == whole.total_bytes - whole.gpu_bytes
+    assert on("metal").gpu_bytes == whole.gpu_bytes
+    assert on("metal").host_bytes == on("metal").total_bytes == on("cpu").total_bytes
+    assert on("vulkan", gpu_layers=0).gpu_bytes == 0
+    assert on("vulkan", gpu_ratio=1.0).gpu_bytes == whole.gpu_bytes
+    half, one = on("vulkan", gpu_ratio=0.5).gpu_bytes, on("vulkan", gpu_layers=1).gpu_bytes
+    assert 0 < one <= half < whole.gpu_bytes
+    apart = on("cuda", offload_kv_cache=False)
+    assert apart.gpu_bytes == whole.gpu_bytes - whole.kv_bytes
+
+
+def test_rearranged_weights_are_a_copy_beside_the_mapped_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_estimate, "machine", lambda: "aarch64")
+    metadata = [("general.architecture", "str", "llama"), ("llama.block_count", "u32", 1)]
+    tensors = [("blk.0.ffn_up.weight", to_q8_0(np.zeros((64, 32))))]
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(metadata, tensors))
+    alone = estimate_load(path, 0, LoadConfig(parallel=1))
+    assert alone.repacked_bytes == alone.weights_bytes > 0
+    for config in (
+        {"parallel": 2},
+        {"parallel": 1, "repack": False},
+        {"parallel": 1, "mmap": False},
+    ):
+        assert estimate_load(path, 0, LoadConfig(**config)).repacked_bytes == 0
+    monkeypatch.setattr(memory_estimate, "machine", lambda: "x86_64")  # leaves this type alone
+    assert estimate_load(path, 0, LoadConfig(parallel=1)).repacked_bytes == 0
 
 
 def test_a_file_that_is_no_model_is_told(tmp_path):

@@ -206,7 +206,7 @@ def test_a_failing_sink_costs_only_its_own_events(hosted):
 def wait_closing(host):
     probe, deadline = Sink(), time.monotonic() + LIMIT_S
     number = 0
-    while not any(end.error == "ClosedError" for end in probe.ends.values()):
+    while not any(end.error == "ModelUnloadedError" for end in probe.ends.values()):
         assert time.monotonic() < deadline
         number += 1
         host.submit(spec(f"probe {number}"), probe)
@@ -226,7 +226,7 @@ def test_close_fails_what_runs_and_what_comes_later(hosted):
     closer.join(LIMIT_S)
     host.close()
     host.submit(spec("c"), sink)
-    assert {sink.wait_end(name).error for name in "abc"} == {"ClosedError"}
+    assert {sink.wait_end(name).error for name in "abc"} == {"ModelUnloadedError"}
     assert model.is_closed
 
 

@@ -64,7 +64,7 @@ async def until(condition):
 
 
 async def load(manager, name, **options):
-    told = [told async for told in manager.load(name, LoadOptions(**options))]
+    told = [told async for told in manager.by_hand.load(name, LoadOptions(**options))]
     return told[-1][0]
 
 
@@ -133,7 +133,7 @@ def test_the_timer_unloads_by_itself(make, engines):
         import time
 
         manager = make(ttl_s=0.01)
-        manager._clock = time.monotonic
+        manager._lifetimes._clock = time.monotonic
         await manager.client(A)
         await until(lambda: engines[0].is_terminated)
         assert manager.list() == []
@@ -327,6 +327,31 @@ def test_the_users_file_says_how_models_are_loaded(make, engines, slipstream_hom
             file.write_text(text)
             with pytest.raises(ModelLoadError, match=r"model-defaults\.json"):
                 await load(manager, A)
+
+    run(test())
+
+
+def test_the_users_file_is_for_models_of_the_command_line_below_what_that_says(
+    make, engines, slipstream_home
+):
+    file = slipstream_home / "model-defaults.json"
+    path = models_folder() / A / "model-Q4_0.gguf"
+    said = ServedModel(key="mine", path=path, config=LoadConfig(threads=4), options={"threads": 4})
+
+    async def test():
+        manager = make(said)
+        file.write_text('{"*": {"parallel": 2, "threads": 1}, "acme/a": {"batch_size": 64}}')
+        await manager.load_all()
+        loaded = engines[0].config
+        assert (loaded.parallel, loaded.threads, loaded.batch_size) == (2, 4, 64)
+        file.write_text('{"mine": {"parallel": 5}}')  # read at each load
+        engines[0].die()
+        await manager.client("mine")
+        assert (engines[1].config.parallel, engines[1].config.batch_size) == (5, 512)
+        file.write_text("{")
+        engines[1].die()
+        with pytest.raises(ModelLoadError, match=r"model-defaults\.json"):
+            await manager.client("mine")
 
     run(test())
 

@@ -127,7 +127,7 @@ def test_shutdown_fails_what_runs(model):
     submit(running)
     assert model.in_step.wait(LIMIT_S)
     running.send(frames.Shutdown())
-    assert running.events_until_end("r")[-1].error == "ClosedError"
+    assert running.events_until_end("r")[-1].error == "ModelUnloadedError"
     model.gate.release(100)
     assert running.exit_code() == 0
     running.socket.close()
