@@ -22,10 +22,19 @@ from tests.support.gguf_writer import gguf_bytes
 from tests.support.tiny_gguf import tiny_parts, write_tiny_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 NUM_TOKENS = 24
 SETTINGS: dict[str, Any] = {"num_tokens": NUM_TOKENS, "gammas": (1, 2, 3), "threads": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def undisturbed() -> Iterator[None]:
+    """Nobody disturbs these runs, however busy the machine is: nothing here depends on its clock."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "waited_s", lambda: None)
+        yield
 
 
 def prompts(num: int = 5, category: str = "letters") -> list[PairPrompt]:
@@ -37,6 +46,16 @@ def prompts(num: int = 5, category: str = "letters") -> list[PairPrompt]:
         )
         for i in range(num)
     ]
+
+
+def broken_model(path: Path, **sizes: int) -> Path:
+    """Write a model that gives NaN."""
+    metadata, tensors = tiny_parts("llama", 1, **sizes)
+    for name, values in tensors:
+        if name == "output_norm.weight":
+            values[:] = float("nan")
+    path.write_bytes(gguf_bytes(metadata, tensors))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +214,105 @@ def test_prompts_that_cannot_be_measured_are_named_and_left_out(
     assert "do not fit" in make_page(found)
 
 
+def test_an_answer_that_ends_at_once_is_named_and_left_out(tmp_path: Path) -> None:
+    """All logits are 0, so the first token is always the best one: the end."""
+    metadata, tensors = tiny_parts("llama", n_ctx_train=1024)
+    ended = [
+        (key, kind, 0 if key == "tokenizer.ggml.eos_token_id" else value)
+        for key, kind, value in metadata
+    ]
+    for name, values in tensors:
+        if name == "output_norm.weight":
+            values[:] = 0.0
+    silent = tmp_path / "silent.gguf"
+    silent.write_bytes(gguf_bytes(ended, tensors))
+    run = PairRun(str(silent), [], prompts(1), PairSettings(**SETTINGS), tmp_path)
+    with pytest.raises(InvalidRequestError, match=r"letters-0: the answer ended after 1 tokens"):
+        run.run()
+    run.close()
+
+
+def test_a_live_answer_that_ends_at_once_fails_its_block_and_no_other(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = live.run_arm, 0
+
+    def end_at_once(*args: Any, **options: Any) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        record = real(*args, **options)
+        return {**record, "num_tokens": 0, "seconds": 0.0} if calls == 2 else record
+
+    monkeypatch.setattr(live, "run_arm", end_at_once)
+    run = PairRun(str(target), [], prompts(2), PairSettings(**SETTINGS), tmp_path)
+    run.run()
+    run.close()
+    (found,) = make_report(run, is_complete=True)["live"]
+    assert found["num_blocks"] == 1
+    (why,) = found["failed"].values()
+    assert "ended at once" in why
+
+
+def test_an_arm_that_is_disturbed_runs_again_and_a_disturbed_block_waits_for_resume(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(waits: list[float], *, resume: bool = False) -> tuple[int, dict[str, Any]]:
+        """Run two blocks of four arms, of which each waits for others as told, then not at all."""
+        real, calls = live.run_arm, 0
+
+        def disturbed(*args: Any, **options: Any) -> dict[str, Any]:
+            nonlocal calls
+            calls += 1
+            wait = waits.pop(0) if waits else 0.0
+            return {**real(*args, **options), "seconds": 1.0, "waited_s": wait}
+
+        run = PairRun(
+            str(target), [], prompts(2), PairSettings(**SETTINGS), tmp_path, resume=resume
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(live, "run_arm", disturbed)
+            run.run()
+        run.close()
+        (found,) = make_report(run, is_complete=True)["live"]
+        return calls, found
+
+    calls, found = start([0.5, 0.0, 0.9, 0.8, 0.7])  # the second arm is disturbed however often
+    assert calls == 8 + 1 + 2
+    assert (found["num_blocks"], found["num_disturbed"]) == (1, 1)
+    assert {arm["num_outputs"] for arm in found["losslessness"]["arms"].values()} == {2}
+    calls, found = start([], resume=True)
+    assert calls == 4
+    assert (found["num_blocks"], found["num_disturbed"]) == (2, 0)
+
+
+def test_a_target_that_gives_nan_is_an_error_and_no_number(tmp_path: Path) -> None:
+    bad = broken_model(tmp_path / "bad.gguf", n_ctx_train=1024)
+    run = PairRun(str(bad), [], prompts(2), PairSettings(**SETTINGS), tmp_path)
+    with pytest.raises(InvalidRequestError, match=r"letters-0: .*NaN"):
+        run.run()
+    run.close()
+    found = make_report(run, is_complete=False)
+    assert (found["costs"], found["scans"], found["live"]) == (None, [], [])
+    assert "NaN" in make_page(found)
+
+
+def test_drafts_that_are_drawn_are_foretold_by_the_rejection_rule(
+    target: Path, tmp_path: Path
+) -> None:
+    twin = tmp_path / "twin.gguf"
+    twin.write_bytes(target.read_bytes())
+    settings = PairSettings(temperatures=(1.0,), verify="distribution", **SETTINGS)
+    run = PairRun(str(target), [str(twin)], prompts(), settings, tmp_path, ngram=False)
+    run.run()
+    run.close()
+    (found,) = make_report(run, is_complete=True)["live"]
+    assert found["losslessness"]["verify"] == "distribution"
+    for arm in found["arms"]:
+        if arm["predicted_alpha"] is not None:
+            assert arm["predicted_alpha"] > 0.97  # the two distributions are the same
+            assert arm["alpha"] > 0.97
+
+
 def test_no_usable_prompt_is_an_error_with_the_reasons(target: Path, tmp_path: Path) -> None:
     too_long = PairPrompt(
         name="long", category="x", messages=({"role": "user", "content": "z" * 3000},)
@@ -206,12 +324,7 @@ def test_no_usable_prompt_is_an_error_with_the_reasons(target: Path, tmp_path: P
 
 
 def test_a_draft_model_that_gives_nan_is_left_out_by_name(target: Path, tmp_path: Path) -> None:
-    metadata, tensors = tiny_parts("llama", 1)
-    for name, values in tensors:
-        if name == "output_norm.weight":
-            values[:] = float("nan")
-    bad = tmp_path / "bad.gguf"
-    bad.write_bytes(gguf_bytes(metadata, tensors))
+    bad = broken_model(tmp_path / "bad.gguf")
     run = PairRun(str(target), [str(bad)], prompts(2), PairSettings(**SETTINGS), tmp_path)
     run.run()
     run.close()
@@ -227,10 +340,45 @@ def test_pairs_that_do_not_fit_are_refused_with_the_reason(target: Path, tmp_pat
         check_pair(str(target), str(state))
     with pytest.raises(ModelLoadError, match=r"missing\.gguf"):
         check_pair(str(target), str(tmp_path / "missing.gguf"))
+    words = vocabulary_of(tmp_path / "words.gguf", lambda i, _token: f"word{i}")
+    with pytest.raises(DraftModelError, match=r"only \d+ of its 300 .*id 0 is .*b'word0' here"):
+        PairRun(str(target), [str(words)], prompts(1), PairSettings(), tmp_path)
     with pytest.raises(InvalidRequestError, match="nothing to compare"):
         PairRun(str(target), [], prompts(1), PairSettings(), tmp_path, ngram=False)
     with pytest.raises(InvalidRequestError, match="told apart"):
         PairRun(str(target), [str(target)] * 3, prompts(1), PairSettings(), tmp_path)
+
+
+def vocabulary_of(path: Path, spell: Callable[[int, str], str]) -> Path:
+    """Write a model whose tokens are spelled differently."""
+    metadata, tensors = tiny_parts("llama", 1)
+    changed = [
+        (
+            key,
+            kind,
+            [spell(i, token) for i, token in enumerate(value)]
+            if key == "tokenizer.ggml.tokens"
+            else value,
+        )
+        for key, kind, value in metadata
+    ]
+    path.write_bytes(gguf_bytes(changed, tensors))
+    return path
+
+
+def test_tokens_that_differ_are_named_in_the_reports(target: Path, tmp_path: Path) -> None:
+    other = vocabulary_of(
+        tmp_path / "other.gguf", lambda i, token: "strange" if i == 200 else token
+    )
+    settings = PairSettings(confirm="none", **SETTINGS)
+    run = PairRun(str(target), [str(other)], prompts(1), settings, tmp_path)
+    run.run()
+    run.close()
+    found = make_report(run, is_complete=True)
+    (difference,) = found["candidates"]["other"]["pair"]["differences"]
+    assert (difference["id"], difference["draft"]) == (200, "strange")
+    assert "id 200 is" in make_page(found)
+    assert "strange" in make_page(found)
 
 
 def test_candidates_are_ranked_and_refused_by_name(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +14,7 @@ from slipstream.base.limits import MAX_THREADS
 from slipstream.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from slipstream.benchmark.pair.run import PairRun
+    from collections.abc import Iterable, Iterator, Sequence
 
 _WHAT = "What is compared"
 _HOW = "How"
@@ -68,9 +68,7 @@ def pair(
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print report.json.")] = False,
 ) -> None:  # fmt: skip
     """Measure which draft model and how many drafts make a target faster here, if any, and if its output stays."""
-    from slipstream.benchmark.pair.plan import PairSettings
-    from slipstream.benchmark.pair.prompts import load_prompts
-    from slipstream.benchmark.pair.run import PairRun
+    from slipstream.benchmark.pair import PairInterrupted, PairSettings, measure_pair
     from slipstream.models.catalog import resolve_model
 
     if resume and report is None:
@@ -88,48 +86,53 @@ def pair(
         verify=verify,
         seed=seed,
     )
-    chosen = load_prompts(prompts or [], None if full else per_category)
     folder = report or _new_folder()
-    with Progress(with_time_left=True) as progress:
-        run = PairRun(
-            str(resolve_model(target)),
-            [str(resolve_model(name)) for name in draft or []],
-            chosen,
-            settings,
-            folder,
-            ngram=ngram,
-            resume=resume,
-            progress=progress.update,
-        )
-        try:
-            run.run(lambda seconds: progress.tell(f"this will take about {_minutes(seconds)}"))
-            is_complete = True
-        except KeyboardInterrupt:
-            run.refresh()
-            is_complete = False
-        finally:
-            run.close()
-    _finish(run, folder, is_complete=is_complete, as_json=as_json)
-
-
-def _finish(run: PairRun, folder: Path, *, is_complete: bool, as_json: bool) -> None:
-    """Write both reports and print one of them."""
-    import json
-
-    from slipstream.benchmark.pair.page import write_page
-    from slipstream.benchmark.pair.report import make_report, write_report
-
-    found = make_report(run, is_complete=is_complete)
-    path = write_report(folder, found)
-    page = write_page(folder, found)
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-    else:
-        _print(found)
-        typer.echo(f"{path}\n{page}")
-    if not is_complete:
+    try:
+        with Progress(with_time_left=True) as progress, _terminable():
+            found = measure_pair(
+                str(resolve_model(target)),
+                [str(resolve_model(name)) for name in draft or []],
+                folder,
+                settings=settings,
+                prompts=prompts or [],
+                per_category=None if full else per_category,
+                ngram=ngram,
+                resume=resume,
+                progress=progress.update,
+                tell=lambda seconds: progress.tell(f"this will take about {_minutes(seconds)}"),
+            )
+    except PairInterrupted as interrupted:
+        _show(interrupted.report, folder, as_json=as_json)
         typer.echo("interrupted; the same command with --resume goes on", err=True)
-        raise typer.Exit(130)
+        raise typer.Exit(130) from None
+    _show(found, folder, as_json=as_json)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does, with a report of what was found."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show(report: dict[str, Any], folder: Path, *, as_json: bool) -> None:
+    """Print a report and where it lies."""
+    from slipstream.benchmark.pair.page import FILE as PAGE
+    from slipstream.benchmark.pair.report import FILE
+    from slipstream.cli.terminal import print_json
+
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+        typer.echo(f"{folder / FILE}\n{folder / PAGE}")
 
 
 def draft_candidates(
@@ -221,11 +224,8 @@ def _print(report: dict[str, Any]) -> None:
         console.print(text, markup=False, highlight=False)
 
     say(words.origin(report))
-    for name, found in report["candidates"].items():
-        for warning in found.get("pair", {}).get("warnings", []):
-            say(f"note: {name}: {warning}")
-    for name, why in report["prompts"]["skipped"].items():
-        say(f"skipped: {name}: {why}")
+    for line in words.remarks(report):
+        say(line)
     if report["scans"]:
         _table("predicted from the scan", words.SCAN_HEAD, words.scan_rows(report))
         say(words.costs(report))
@@ -236,11 +236,10 @@ def _print(report: dict[str, Any]) -> None:
         )
         for line in (*words.notes(live), *words.lossless(live)):
             say(line)
-        uses = {c: f["use"] or "off" for c, f in live["by_category"].items()}
-        say("by category: " + ", ".join(f"{c} {use}" for c, use in uses.items()))
+        say(words.by_category(live))
         for line in words.advice(live):
             say(line)
-    for line in words.recommendation(report):
+    for line in (*words.memory(report), *words.recommendation(report)):
         say(line)
 
 

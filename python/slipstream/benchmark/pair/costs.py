@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ _MANY = (
     17  # rows up to which every number is timed: the staircase between powers of two is the finding
 )
 _SEED = 1234
+_PREFILL = "prefill"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +28,11 @@ class Costs:
 
     Attributes:
         samples: By rows, the seconds of each repetition.
+        prefill: Seconds of reading DEPTH tokens of a prompt, of each repetition.
     """
 
     samples: dict[int, list[float]]
+    prefill: list[float] = field(default_factory=list)
 
     def seconds(self, num_rows: float) -> float:
         """Return the median, between two sizes by straight line and above the largest in proportion."""
@@ -46,14 +49,20 @@ class Costs:
     def _median(self, size: int) -> float:
         return statistics.median(self.samples[size])
 
+    @property
+    def prefill_tokens_per_s(self) -> float | None:
+        """Tokens of a prompt read in a second, the median; None where that was not timed."""
+        return DEPTH / statistics.median(self.prefill) if self.prefill else None
+
     def to_json(self) -> dict[str, Any]:
-        """Return the samples with text keys."""
-        return {str(size): samples for size, samples in self.samples.items()}
+        """Return the samples with text keys, `prefill` beside them."""
+        return {**{str(size): s for size, s in self.samples.items()}, _PREFILL: self.prefill}
 
     @classmethod
     def of_json(cls, value: dict[str, list[float]]) -> Costs:
         """Undo `to_json`."""
-        return cls(samples={int(size): samples for size, samples in value.items()})
+        samples = {int(size): s for size, s in value.items() if size != _PREFILL}
+        return cls(samples=samples, prefill=value.get(_PREFILL, []))
 
 
 def sizes_of(gammas: Sequence[int], batches: Sequence[int], most: int) -> list[int]:
@@ -62,6 +71,11 @@ def sizes_of(gammas: Sequence[int], batches: Sequence[int], most: int) -> list[i
     for batch in batches:
         sizes |= {min(batch * (gamma + 1), most) for gamma in gammas} | {batch}
     return sorted(sizes)
+
+
+def draft_sizes_of(batches: Sequence[int]) -> list[int]:
+    """Return the rows that a draft model computes at a time: one a sequence, two where its last draft was accepted."""
+    return sorted({rows * batch for batch in (1, *batches) for rows in (1, 2)})
 
 
 def measure(
@@ -82,24 +96,27 @@ def measure(
 
     most = max(max(sizes) for _, sizes in contexts.values())
     tokens = np.random.default_rng(_SEED).integers(0, num_vocab, DEPTH + most, dtype=np.int32)
-    samples: dict[str, dict[int, list[float]]] = {
-        name: {size: [] for size in sizes} for name, (_, sizes) in contexts.items()
+    found = {
+        name: Costs(samples={size: [] for size in sizes}) for name, (_, sizes) in contexts.items()
     }
     for repetition in range(REPETITIONS + 1):
         tell(repetition, REPETITIONS + 1)
         for name, (context, sizes) in contexts.items():
+            begin_s = clock()
             _fill(context, tokens[:DEPTH])
+            if repetition:  # the first warms up
+                found[name].prefill.append(clock() - begin_s)
             # Every second time from the largest on, so that no size always comes first.
             for size in sizes if repetition % 2 else sizes[::-1]:
                 outputs = np.ones(size, dtype=np.bool_)
                 begin_s = clock()
                 context.decode(tokens[DEPTH : DEPTH + size], None, None, outputs)
                 seconds = clock() - begin_s
-                if repetition:  # the first warms up
-                    samples[name][size].append(seconds)
+                if repetition:
+                    found[name].samples[size].append(seconds)
                 if not context.seq_rm(0, DEPTH, -1):
                     _fill(context, tokens[:DEPTH])
-    return {name: Costs(samples=by_size) for name, by_size in samples.items()}
+    return found
 
 
 def _fill(context: ReadContext, tokens: Any) -> None:

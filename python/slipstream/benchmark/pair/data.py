@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from slipstream.benchmark.pair.acceptance import Reading, model_reading, replay, runs_of
+from slipstream.benchmark.pair.acceptance import Reading, model_reading, runs_of
 from slipstream.benchmark.pair.costs import Costs
 from slipstream.benchmark.pair.live import Text
 from slipstream.benchmark.pair.plan import NGRAM
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slipstream.benchmark.pair.journal import Journal
 
 _DRAWS = 8  # replays of a text at a temperature, where being right is a matter of chance
+_MOST_WAITED = 0.05  # undisturbed runs wait for some 1 %, as threads hand over to one another
 TARGET = "target"
 
 
@@ -43,6 +44,10 @@ class Block:
     names: list[str]
     arms: dict[str, dict[str, Any]]
     failed: str = ""
+
+    def is_disturbed(self, num_threads: int) -> bool:
+        """Whether other programs had so much of the processor during some arm that its time says nothing."""
+        return any(is_disturbed(run, num_threads) for run in self.arms.values())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,29 +114,26 @@ class Measured:
             return any(key[0] == temperature for key in self.ngrams)
         return any(key[:2] == (candidate, temperature) for key in self.scans)
 
-    def rounds(
+    def readings(
         self,
         candidate: str,
-        texts: Sequence[Text],
+        text: Text,
         temperature: float,
-        gamma: int,
         cut: float = 0.0,
-        num_tokens: int | None = None,
-    ) -> list[tuple[int, int]]:
-        """Return the rounds (offered, accepted) a candidate would need for some texts.
-
-        Exact at temperature 0. Above it the texts are drawn from again: a draft is right by chance.
-        """
-        found: list[tuple[int, int]] = []
-        for text in texts:
-            for reading in self.readings(candidate, text, temperature, cut):
-                found += replay(reading, gamma, num_tokens)
-        return found
-
-    def readings(
-        self, candidate: str, text: Text, temperature: float, cut: float = 0.0
+        *,
+        is_drawn: bool = False,
     ) -> list[Reading]:
-        """Return a candidate's reading of a text; above temperature 0 several, of which each draws what is right."""
+        """Return a candidate's reading of a text.
+
+        Exact at temperature 0. Above it there are several readings, of which each draws anew what is right.
+
+        Args:
+            candidate: A draft model's name, or NGRAM.
+            text: Of the target.
+            temperature: Of the text.
+            cut: Probability below which the draft model stops.
+            is_drawn: Drafts are drawn at random and judged by the rejection rule (verify distribution).
+        """
         if candidate == NGRAM:
             reading = self.ngrams.get((temperature, text.name))
             return [reading] if reading else []
@@ -145,13 +147,28 @@ class Measured:
         readings = []
         for draw in range(_DRAWS):
             source = random.Random(draw)
-            matches = [source.random() < chance for chance in scan.chances]
+            chances = scan.overlaps if is_drawn else scan.chances
+            matches = [source.random() < chance for chance in chances]
             readings.append(model_reading(matches, scan.confidences, cut))
         return readings
 
     def matches(self, scan: DraftScan, text: Text) -> list[bool]:
         """Return where a draft model's likeliest token is the text's."""
         return [said == is_ for said, is_ in zip(scan.tokens, text.output, strict=True)]
+
+
+def waited_share(runs: Sequence[dict[str, Any]], num_threads: int) -> float | None:
+    """Return how much of the processor time of some runs other programs had; None where it could not be read."""
+    waited = [run["waited_s"] for run in runs if run.get("waited_s") is not None]
+    if len(waited) < len(runs):
+        return None
+    return float(sum(waited) / (sum(run["seconds"] for run in runs) * num_threads))
+
+
+def is_disturbed(run: dict[str, Any], num_threads: int) -> bool:
+    """Whether other programs had so much of the processor that the time of a run says nothing."""
+    share = waited_share([run], num_threads) if run["seconds"] > 0 else None
+    return share is not None and share > _MOST_WAITED
 
 
 def ngram_reading(proposals: Sequence[Sequence[int]], output: Sequence[int]) -> Reading:
@@ -167,3 +184,22 @@ def ngram_reading(proposals: Sequence[Sequence[int]], output: Sequence[int]) -> 
         matches = [a == b for a, b in zip(proposal, rest, strict=False)]
         runs.append(runs_of(matches)[0] if matches else 0)
     return Reading(tuple(runs), tuple(len(proposal) for proposal in proposals))
+
+
+def grouped(texts: Sequence[Text], batch: int) -> list[list[Text]]:
+    """Return texts in groups that run at the same time, each of one category, categories taking turns.
+
+    Where a category has fewer texts than a group, it goes round.
+    """
+    by_category: dict[str, list[Text]] = {}
+    for text in texts:
+        by_category.setdefault(text.category, []).append(text)
+    groups = {
+        category: [
+            [some[(begin + i) % len(some)] for i in range(batch)]
+            for begin in range(0, len(some), batch)
+        ]
+        for category, some in by_category.items()
+    }
+    longest = max(map(len, groups.values()), default=0)
+    return [group[i] for i in range(longest) for group in groups.values() if i < len(group)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slipstream.base.load_config import LoadConfig
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec, RequestFailed, Speculation
+from slipstream.benchmark.pair.resources import waited_s
 from slipstream.runtime.host import EngineHost
 from slipstream.runtime.results import ResultCollector, error_of
 
@@ -146,12 +147,13 @@ def run_arm(
     """Run one arm of a block.
 
     Returns:
-        Its record: seconds and tokens they are for, what became of the drafts, token ids, engine time.
+        Its record: seconds and tokens they are for, what became of the drafts, token ids, engine time, and how long
+        threads had to wait for a processor.
     """
-    before, energy = host.stats(), meter.read()
+    before, energy, waited = host.stats(), meter.read(), waited_s()
     speculation = Speculation(source=arm.source, num_tokens=arm.num_tokens)
     results, wall_s = run(host, texts, settings, temperature, speculation)
-    joules, after = meter.joules_since(energy), host.stats()
+    joules, after, waited_after = meter.joules_since(energy), host.stats(), waited_s()
     usages = [result.usage for result in results]
     alone = len(texts) == 1
     # One request is timed from its first token on; of several the first ones decode while others are still read.
@@ -170,6 +172,7 @@ def run_arm(
         "draft_s": after.draft_s_total - before.draft_s_total,
         "step_s": after.step_s_total - before.step_s_total,
         "joules": joules,
+        "waited_s": None if waited is None or waited_after is None else waited_after - waited,
     }
 
 

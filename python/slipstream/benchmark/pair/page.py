@@ -77,7 +77,7 @@ def make_page(report: dict[str, Any]) -> str:
         parts.append("<p>pip install 'slipstream[plot]' and --resume draw them.</p>")
     parts += ["<h2>Is the output the same?</h2>", *(_lossless(live) for live in report["live"])]
     parts += ["<h2>Samples</h2>", _samples(report)]
-    parts += ["<h2>Models and prompts</h2>", _models(report), _skipped(report)]
+    parts += ["<h2>Models and prompts</h2>", _models(report), _remarks(report)]
     return "\n".join(parts) + "\n</html>\n"
 
 
@@ -114,9 +114,7 @@ def _categories(live: dict[str, Any]) -> str:
         ]
         for category, found in live["by_category"].items()
     ]
-    note = ""
-    if any(a["low"] is None for f in live["by_category"].values() for a in f["arms"].values()):
-        note = '<p class="dim">Categories with fewer than 5 prompts have no interval.</p>'
+    note = f'<p class="dim">{escape(words.by_category(live))}</p>'
     return f"<h3>{escape(_title(live))}</h3>" + _table(head, rows) + note
 
 
@@ -148,11 +146,9 @@ def _samples(report: dict[str, Any]) -> str:
 
 
 def _models(report: dict[str, Any]) -> str:
-    return _table(words.MODEL_HEAD, words.model_rows(report))
+    memory = "".join(f"<p>{escape(line)}</p>" for line in words.memory(report))
+    return _table(words.MODEL_HEAD, words.model_rows(report)) + memory
 
 
-def _skipped(report: dict[str, Any]) -> str:
-    lines = [f"{name}: {why}" for name, why in report["prompts"]["skipped"].items()]
-    for name, found in report["candidates"].items():
-        lines += [f"{name}: {warning}" for warning in found.get("pair", {}).get("warnings", [])]
-    return "".join(f"<p>{escape(line)}</p>" for line in lines)
+def _remarks(report: dict[str, Any]) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in words.remarks(report))

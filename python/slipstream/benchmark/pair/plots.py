@@ -163,6 +163,8 @@ def _by_category(axes: Any, report: dict[str, Any]) -> None:
         for scan in report["scans"]:
             values = [scan["by_category"].get(category) for category in categories]
             points = [(v["speedup"], row) for row, v in enumerate(values) if v]
+            if not points:
+                continue
             color = _color(report, scan["candidate"])
             axes.plot(*zip(*points, strict=True), "o", color=color, label=_label(scan, report))
         axes.set_xlabel("times as fast, predicted, with the best draft length of each")
@@ -179,6 +181,8 @@ def _has_batches(report: dict[str, Any]) -> bool:
 def _by_batch(axes: Any, report: dict[str, Any]) -> None:
     for scan in report["scans"]:
         points = [(int(b), p["speedup"]) for b, p in scan["best_by_batch"].items() if p]
+        if not points:
+            continue  # an interrupted scan
         color = _color(report, scan["candidate"])
         axes.plot(
             *zip(*points, strict=True), _style(scan, report), color=color,

@@ -78,7 +78,7 @@ def _sizes(settings: PairSettings) -> list[int]:
 def _context(model: Model, settings: PairSettings, longest: int) -> Context:
     from slipstream.native import Context
 
-    most = max(_sizes(settings))
+    most = max(*_sizes(settings), *costs.draft_sizes_of(settings.batches))
     return Context(
         model,
         n_ctx=max(longest, costs.DEPTH + most) + 8,
@@ -158,7 +158,7 @@ def _read_draft(
             timed = costs.measure(
                 {
                     TARGET: (target_context, _sizes(run.settings)),
-                    name: (context, sorted(set(run.settings.batches) | {1})),
+                    name: (context, costs.draft_sizes_of(run.settings.batches)),
                 },
                 min(target.n_vocab, draft.n_vocab),
                 lambda done, total: step(f"timing {name}: {done}/{total}"),

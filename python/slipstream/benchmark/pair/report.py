@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from slipstream.base.errors import StoreError
 from slipstream.benchmark.pair import verdict
-from slipstream.benchmark.pair.acceptance import Acceptance, replay
-from slipstream.benchmark.pair.data import TARGET
+from slipstream.benchmark.pair.data import TARGET, waited_share
 from slipstream.benchmark.pair.plan import NGRAM, OFF
 from slipstream.benchmark.pair.predict import Predictor
 from slipstream.benchmark.pair.prompts import digest
 from slipstream.benchmark.pair.resources import EnergyMeter
+from slipstream.benchmark.pair.scan_report import samples_of, scan_of
 from slipstream.benchmark.report import provenance
 
 if TYPE_CHECKING:
     from slipstream.benchmark.pair.data import Block
-    from slipstream.benchmark.pair.predict import Prediction
     from slipstream.benchmark.pair.run import PairRun
 
 SCHEMA = 1  # of report.json; raised when a figure changes its meaning or place
 FILE = "report.json"
-_NUM_SAMPLES = 3
-_ALL = "all"
 
 
 def make_report(run: PairRun, *, is_complete: bool) -> dict[str, Any]:
@@ -68,10 +65,10 @@ def make_report(run: PairRun, *, is_complete: bool) -> dict[str, Any]:
     for temperature in measured.temperatures():
         for name in names:
             if measured.is_read(name, temperature):
-                report["scans"].append(_scan(run, predictor, name, temperature))
+                report["scans"].append(scan_of(run, predictor, name, temperature))
         report["live"] += _live(run, predictor, temperature)
     report["recommendation"] = _recommendation(report["live"])
-    report["samples"] = _samples(run, predictor, names)
+    report["samples"] = samples_of(run, predictor, names)
     return report
 
 
@@ -126,79 +123,11 @@ def _costs(run: PairRun, predictor: Predictor, names: list[str]) -> dict[str, An
             name: {str(batch): predictor.draft(name, batch) for batch in run.settings.batches}
             for name in names
         },
+        "prefill_tokens_per_s": {
+            name: costs.prefill_tokens_per_s for name, costs in run.measured.costs.items()
+        },
         "samples_s": {name: costs.to_json() for name, costs in run.measured.costs.items()},
     }
-
-
-def _prediction(found: Prediction | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {
-        "gamma": found.gamma,
-        "cut": found.cut,
-        "speedup": found.speedup,
-        **_acceptance(found.acceptance),
-    }
-
-
-def _acceptance(found: Acceptance) -> dict[str, Any]:
-    return {**asdict(found), "alpha": found.alpha, "tau": found.tau}
-
-
-def _scan(run: PairRun, predictor: Predictor, name: str, temperature: float) -> dict[str, Any]:
-    measured = run.measured
-    best = predictor.best(name, temperature)
-    assert best is not None
-    found: dict[str, Any] = {
-        "candidate": name,
-        "temperature": temperature,
-        "by_gamma": [_prediction(p) for p in predictor.by_gamma(name, temperature)],
-        "best": _prediction(best),
-        "best_by_batch": {
-            str(batch): _prediction(predictor.best(name, temperature, batch))
-            for batch in run.settings.batches
-        },
-        "best_with_cut": None,
-        "by_category": {
-            category: _prediction(predictor.best(name, temperature, 1, category))
-            for category in measured.categories()
-        },
-        "break_even": verdict.break_even(predictor, run.settings, name, best.acceptance.alpha),
-    }
-    if name == NGRAM:
-        return found
-    found["best_with_cut"] = _prediction(predictor.best_cut(name, temperature))
-    texts = [
-        t for t in measured.texts_of(temperature) if (name, temperature, t.name) in measured.scans
-    ]
-    scans = [measured.scans[name, temperature, text.name] for text in texts]
-    found["calibration"] = _calibration(
-        [
-            pair
-            for scan, text in zip(scans, texts, strict=True)
-            for pair in zip(scan.confidences, measured.matches(scan, text), strict=True)
-        ]
-    )
-    found["read_tokens_per_s"] = sum(s.num_read for s in scans) / max(
-        1e-9, sum(s.seconds for s in scans)
-    )
-    if temperature > 0:
-        for rule in ("chances", "overlaps", "point"):
-            values = [value for scan in scans for value in getattr(scan, rule)]
-            found[f"mean_{rule}"] = sum(values) / len(values)
-    return found
-
-
-def _calibration(pairs: list[tuple[float, bool]]) -> list[dict[str, Any]]:
-    """Return how often tokens are right by the confidence in them, in tenths."""
-    bins: list[list[bool]] = [[] for _ in range(10)]
-    for confidence, is_right in pairs:
-        bins[min(9, int(confidence * 10))].append(is_right)
-    return [
-        {"from": i / 10, "to": (i + 1) / 10, "num": len(b), "right": sum(b) / len(b)}
-        for i, b in enumerate(bins)
-        if b
-    ]
 
 
 def _live(run: PairRun, predictor: Predictor, temperature: float) -> list[dict[str, Any]]:
@@ -214,20 +143,26 @@ def _live(run: PairRun, predictor: Predictor, temperature: float) -> list[dict[s
             whole = [b for b in blocks if b.arms]
             if not whole:
                 continue
-            aa, floor = verdict.floor_of(whole)
-            arms = verdict.arm_figures(whole, floor)
+            # Times are those of blocks nobody disturbed, if there are any; outputs count whatever the clock said.
+            timed = [b for b in whole if not b.is_disturbed(run.num_threads)] or whole
+            aa, floor = verdict.floor_of(timed)
+            arms = verdict.arm_figures(timed, floor)
             lossless = verdict.losslessness(measured, whole, temperature, settings.verify)
             found.append(
                 {
                     "candidate": candidate,
                     "temperature": temperature,
                     "batch": batch,
-                    "num_blocks": len(whole),
+                    "num_blocks": len(timed),
+                    "num_disturbed": len(whole) - len(timed),
                     "failed": {"+".join(b.names): b.failed for b in blocks if b.failed},
                     "noise_floor": {"ratio": asdict(aa), "floor": floor},
-                    "baseline_tokens_per_s": _baseline(whole),
-                    "arms": [_arm(predictor, candidate, temperature, batch, arm) for arm in arms],
-                    "by_category": _by_category(whole, floor),
+                    "waited_share": waited_share(
+                        [arm for block in timed for arm in block.arms.values()], run.num_threads
+                    ),
+                    "baseline_tokens_per_s": _baseline(timed),
+                    "arms": [_arm(predictor, timed, arm) for arm in arms],
+                    "by_category": _by_category(timed, floor),
                     "losslessness": lossless,
                     "doubts": verdict.doubts(whole),
                     "advice": verdict.advice(
@@ -280,52 +215,28 @@ def _by_category(blocks: list[Block], floor: float) -> dict[str, Any]:
         by_category[category] = {
             "arms": {arm.name: {**asdict(arm.speedup), "verdict": arm.verdict} for arm in arms},
             "best": best.name,
+            "has_interval": best.speedup.low is not None,
             "use": best.name if best.verdict == verdict.FASTER else None,
         }
     return by_category
 
 
-def _arm(
-    predictor: Predictor, candidate: str, temperature: float, batch: int, arm: verdict.ArmFigures
-) -> dict[str, Any]:
+def _arm(predictor: Predictor, blocks: list[Block], arm: verdict.ArmFigures) -> dict[str, Any]:
+    """Return the figures of an arm beside what was predicted for the very prompts of its blocks."""
     kind, _, length = arm.name.partition(" ")
     predicted = None
     if length.isdigit():
-        name = NGRAM if kind == NGRAM else candidate
-        predicted = predictor.predict(name, temperature, int(length), batch=batch)
+        first = blocks[0]
+        predicted = predictor.predict(
+            NGRAM if kind == NGRAM else first.candidate,
+            first.temperature,
+            int(length),
+            batch=first.batch,
+            groups=[block.names for block in blocks],
+        )
     return {
         **asdict(arm),
         "alpha": arm.alpha,
         "predicted": predicted.speedup if predicted else None,
         "predicted_alpha": predicted.acceptance.alpha if predicted else None,
     }
-
-
-def _samples(run: PairRun, predictor: Predictor, names: list[str]) -> list[dict[str, Any]]:
-    """Return a few texts with where each token came from: a draft that was accepted, or the target."""
-    measured = run.measured
-    found = []
-    for name in names[:2]:
-        temperature = run.settings.temperatures[0]
-        best = predictor.best(name, temperature)
-        texts = list({t.category: t for t in reversed(measured.texts_of(temperature))}.values())
-        if best is None or temperature > 0:
-            continue
-        for text in texts[::-1][: _NUM_SAMPLES * 2 : 2]:
-            readings = measured.readings(name, text, temperature)
-            if not readings:
-                continue
-            sources = [""]  # the first token comes with the prompt
-            for offered, accepted in replay(readings[0], best.gamma, run.settings.num_tokens):
-                own = "rejected" if accepted < offered else "target"
-                sources += ["accepted"] * accepted + [own]
-            sources = sources[: len(text.pieces)]
-            found.append(
-                {
-                    "candidate": name,
-                    "prompt": text.name,
-                    "gamma": best.gamma,
-                    "tokens": list(zip(text.pieces, sources, strict=False)),
-                }
-            )
-    return found

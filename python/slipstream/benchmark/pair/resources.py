@@ -1,13 +1,17 @@
-"""Energy and memory of this process and machine, where they can be read. Never estimated."""
+"""Energy, memory and lost processor time of this process, where they can be read. Never estimated."""
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_THREADS = Path("/proc/self/task")
+_PROCESSORS = Path("/proc/stat")
+_STEAL = 8  # column of the line "cpu": ticks that a hypervisor gave to others, proc_stat(5)
 _RESET_PEAK = "5"  # proc(5): resets the peak resident set size
 
 
@@ -68,3 +72,21 @@ def peak_memory_bytes() -> int | None:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def waited_s(threads: Path = _THREADS, processors: Path = _PROCESSORS) -> float | None:
+    """Return the seconds that threads of this process were ready to run and had no processor, all of them added up.
+
+    The kernel counts them (schedstat, second number), and what a hypervisor took from the machine is added. Unlike the
+    load average this tells what others cost us: programs that only take what is left over (nice, the idle class) are
+    in the load and take next to nothing. None where it cannot be read.
+    """
+    total_ns = 0
+    try:
+        for thread in threads.iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                total_ns += int((thread / "schedstat").read_text(encoding="ascii").split()[1])
+        ticks = int(processors.read_text(encoding="ascii").partition("\n")[0].split()[_STEAL])
+    except (OSError, ValueError, IndexError):
+        return None
+    return total_ns / 1e9 + ticks / os.sysconf("SC_CLK_TCK")

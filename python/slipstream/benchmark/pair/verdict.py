@@ -31,6 +31,7 @@ class ArmFigures:
         name: Of the arm.
         speedup: Beside the arm without drafts.
         tokens_per_s: Pooled.
+        tau: Tokens of a sequence per step.
         drafted: Drafts verified.
         accepted: Were right.
         rejected: Were not.
@@ -45,6 +46,7 @@ class ArmFigures:
     name: str
     speedup: PooledRatio
     tokens_per_s: float
+    tau: float
     drafted: int
     accepted: int
     rejected: int
@@ -90,13 +92,15 @@ def arm_figures(blocks: Sequence[Block], floor: float) -> list[ArmFigures]:
         seconds = sum(run["seconds"] for run in runs)
         joules = [run["joules"] for run in runs]
         num_tokens = sum(run["num_tokens"] for run in runs)
+        accepted = sum(run["accepted"] for run in runs)
         found.append(
             ArmFigures(
                 name=name,
                 speedup=ratio,
                 tokens_per_s=num_tokens / seconds,
+                tau=num_tokens / max(1, num_tokens - accepted),
                 drafted=sum(run["drafted"] for run in runs),
-                accepted=sum(run["accepted"] for run in runs),
+                accepted=accepted,
                 rejected=sum(run["rejected"] for run in runs),
                 ignored=sum(run["ignored"] for run in runs),
                 positions=_add_positions(run["positions"] for run in runs),

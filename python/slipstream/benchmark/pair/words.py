@@ -8,16 +8,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIVE_HEAD = (
-    "arm", "times as fast", "verdict", "predicted", "tok/s", "accepted of judged", "drafted", "accepted",
-    "rejected", "ignored", "slower on", "draft time", "J/token",
+    "arm", "times as fast", "verdict", "predicted", "tok/s", "accepted of judged", "tokens per step", "drafted",
+    "accepted", "rejected", "ignored", "slower on", "draft time", "J/token",
 )  # fmt: skip
 SCAN_HEAD = (
     "candidate", "temperature", "best length", "times as fast", "accepted of judged", "tokens per step",
-    "c", "break-even acceptance", "with probability cut",
+    "c", "prefill c", "break-even acceptance", "with probability cut",
 )  # fmt: skip
 MODEL_HEAD = ("model", "file", "size", "weights", "shared tokens", "bytes read beside target")
 _NONE = "-"
-_BUSY = 0.1  # of the noise floor
+_NOISY = 0.1  # of the noise floor
+_BUSY = 0.05  # of the processor time, had by other programs
 
 
 def ratio(value: dict[str, Any]) -> str:
@@ -119,9 +120,9 @@ def setting(arm: str) -> str:
 
 def live_rows(live: dict[str, Any]) -> Iterator[list[str]]:
     """Yield the cells of LIVE_HEAD."""
-    yield ["off", "1.00", "", "", f"{live['baseline_tokens_per_s']:.1f}", *([""] * 8)]
+    yield ["off", "1.00", "", "", f"{live['baseline_tokens_per_s']:.1f}", *([""] * 9)]
     aa = live["noise_floor"]["ratio"]
-    yield ["off again", ratio(aa), f"noise floor ±{live['noise_floor']['floor']:.0%}", *([""] * 10)]
+    yield ["off again", ratio(aa), f"noise floor ±{live['noise_floor']['floor']:.0%}", *([""] * 11)]
     for arm in live["arms"]:
         yield [
             arm["name"],
@@ -130,6 +131,7 @@ def live_rows(live: dict[str, Any]) -> Iterator[list[str]]:
             _number(arm["predicted"]),
             f"{arm['tokens_per_s']:.1f}",
             _share(arm["alpha"]),
+            f"{arm['tau']:.2f}",
             f"{arm['drafted']}",
             f"{arm['accepted']}",
             f"{arm['rejected']}",
@@ -143,17 +145,43 @@ def live_rows(live: dict[str, Any]) -> Iterator[list[str]]:
 def notes(live: dict[str, Any]) -> list[str]:
     """Return what has to be known beside the table."""
     found = [f"{live['num_blocks']} blocks, each with all arms in turns."]
+    if live["num_disturbed"]:
+        found.append(
+            f"{live['num_disturbed']} more are left out, as other programs disturbed them; "
+            "--resume measures them again."
+        )
     if live["noise_floor"]["ratio"]["low"] is None:
         found.append("Fewer than 5 blocks: no intervals.")
     floor = live["noise_floor"]["floor"]
-    if floor > _BUSY:
+    waited = live["waited_share"]
+    if waited is not None and waited > _BUSY:
         found.append(
-            f"Doubt: two equal arms differ by up to {floor:.0%}, so the machine was busy; only larger gains can be "
-            "seen, and costs timed meanwhile are rough. Measure again on a quiet machine, or with more --blocks."
+            f"Doubt: the machine was busy. Other programs kept this one waiting for {waited:.0%} of its processor time."
+        )
+    if floor > _NOISY:
+        found.append(
+            f"Doubt: two equal arms differ by up to {floor:.0%}; only larger gains can be seen. Measure again on a "
+            "quiet machine, or with more --blocks."
         )
     found += [f"Doubt: {doubt}." for doubt in live["doubts"]]
     found += [f"Failed: {names}: {why}" for names, why in live["failed"].items()]
     return found
+
+
+def by_category(live: dict[str, Any]) -> str:
+    """Return the setting to use for each category, and what is known too little about to have an interval."""
+    found = live["by_category"]
+    uses = [f"{name} {category['use'] or 'off'}" for name, category in found.items()]
+    few = [name for name, category in found.items() if not category["has_interval"]]
+    note = f". Fewer than 5 prompts, so no interval: {', '.join(few)}" if few else ""
+    return f"By category: {', '.join(uses)}{note}."
+
+
+def memory(report: dict[str, Any]) -> Iterator[str]:
+    """Yield the peak memory of the live runs."""
+    for name, size in report["peak_memory_bytes"].items():
+        if size is not None:
+            yield f"Peak memory with {name}: {size / 1e6:.0f} MB, mapped weights included."
 
 
 def scan_rows(report: dict[str, Any]) -> Iterator[list[str]]:
@@ -168,9 +196,16 @@ def scan_rows(report: dict[str, Any]) -> Iterator[list[str]]:
             _share(best["alpha"]),
             f"{best['tau']:.2f}",
             f"{scan['break_even']['c']:.2f}",
+            _number(_prefill_cost(report, scan["candidate"])),
             _share(scan["break_even"]["break_even_alpha"]),
             f"{cut['gamma']} drafts, p ≥ {cut['cut']:g}: {cut['speedup']:.2f}" if cut else _NONE,
         ]
+
+
+def _prefill_cost(report: dict[str, Any], candidate: str) -> float | None:
+    """Return what a candidate takes to read a prompt, beside the target; None for n-grams."""
+    speeds = report["costs"]["prefill_tokens_per_s"]
+    return speeds["target"] / speeds[candidate] if speeds.get(candidate) else None
 
 
 def costs(report: dict[str, Any]) -> str:
@@ -206,6 +241,22 @@ def lossless(live: dict[str, Any]) -> Iterator[str]:
         f"{noise['largest']:.4f}, that the target shows without drafts at {noise['num_positions']} positions when it "
         "computes several rows at a time"
     )
+
+
+def remarks(report: dict[str, Any]) -> Iterator[str]:
+    """Yield what was left out and why, and what is odd about a pair: tokens that differ, BOS and EOS, contexts."""
+    for name, why in report["prompts"]["skipped"].items():
+        yield f"Skipped: {name}: {why}"
+    for name, found in report["candidates"].items():
+        pair = found.get("pair", {})
+        if pair.get("num_different"):
+            shown = "; ".join(
+                f"id {d['id']} is {d['target']!r} in the target and {d['draft']!r} here"
+                for d in pair["differences"]
+            )
+            yield f"{name}: {pair['num_different']} tokens differ: {shown}"
+        for warning in pair.get("warnings", []):
+            yield f"{name}: {warning}"
 
 
 def model_rows(report: dict[str, Any]) -> Iterator[list[str]]:

@@ -3,7 +3,7 @@
 import pytest
 
 from slipstream.benchmark.pair import verdict, words
-from slipstream.benchmark.pair.data import Block, Measured
+from slipstream.benchmark.pair.data import Block, Measured, waited_share
 from slipstream.benchmark.pair.live import Text
 from slipstream.benchmark.pair.lossless import compare, noise_of, two_sample_p
 from slipstream.benchmark.pair.scan import Control
@@ -63,13 +63,34 @@ def test_passes_through_the_same_prompt_are_one_cluster():
     assert found.speedup.num_clusters == 1
 
 
-def test_a_busy_machine_is_told():
+def test_a_noise_floor_that_is_high_is_told():
     live = {
-        "num_blocks": 9, "doubts": [], "failed": {},
+        "num_blocks": 9, "doubts": [], "failed": {}, "waited_share": None, "num_disturbed": 0,
         "noise_floor": {"ratio": {"value": 0.7, "low": 0.6, "high": 0.9}, "floor": 0.4},
     }  # fmt: skip
-    assert any("busy" in note for note in words.notes(live))
+    assert any("equal arms differ by up to 40%" in note for note in words.notes(live))
     live["noise_floor"]["floor"] = 0.02
+    assert not any("Doubt" in note for note in words.notes(live))
+
+
+def test_a_busy_machine_is_told_by_what_it_took_from_us():
+    found = block("a", draft_2=right(0.5))
+    runs = list(found.arms.values())
+    assert waited_share(runs, 2) is None  # it could not be read
+    assert not found.is_disturbed(2)
+    for run in runs:
+        run["waited_s"] = 0.04  # of 1, 1 and 0.5 seconds on two threads
+    assert waited_share(runs, 2) == pytest.approx(0.12 / 5)
+    assert not found.is_disturbed(2)
+    runs[-1]["waited_s"] = 0.2
+    assert found.is_disturbed(2)
+    live = {
+        "num_blocks": 9, "doubts": [], "failed": {}, "waited_share": 0.12, "num_disturbed": 2,
+        "noise_floor": {"ratio": {"value": 1.0, "low": 0.99, "high": 1.01}, "floor": 0.02},
+    }  # fmt: skip
+    assert any("busy" in note and "12%" in note for note in words.notes(live))
+    assert any("2 more are left out" in note for note in words.notes(live))
+    live["waited_share"] = 0.01
     assert not any("busy" in note for note in words.notes(live))
 
 
