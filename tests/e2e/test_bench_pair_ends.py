@@ -32,8 +32,8 @@ def call(*args, **options):
     return real(*args, **options)
 
 setattr(owner, name, call)
-from slipstream.benchmark.pair import live
-live.waited_s = lambda: None  # a busy machine would have arms run more often
+from slipstream.benchmark.pair import live, reading
+live.waited_s = reading.waited_s = lambda: None  # a busy machine would have arms run more often
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
 from slipstream.cli.main import app
 app(sys.argv[5:])

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from slipstream.base.errors import DraftModelError, InvalidRequestError, ModelLoadError
-from slipstream.benchmark.pair import live
+from slipstream.benchmark.pair import live, reading
 from slipstream.benchmark.pair.compatibility import check_pair, rank_candidates
 from slipstream.benchmark.pair.page import make_page
 from slipstream.benchmark.pair.plan import PairSettings
@@ -33,7 +33,8 @@ SETTINGS: dict[str, Any] = {"num_tokens": NUM_TOKENS, "gammas": (1, 2, 3), "thre
 def undisturbed() -> Iterator[None]:
     """Nobody disturbs these runs, however busy the machine is: nothing here depends on its clock."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live, "waited_s", lambda: None)
+        for module in (live, reading):
+            patch.setattr(module, "waited_s", lambda: None)
         yield
 
 
@@ -285,6 +286,64 @@ def test_an_arm_that_is_disturbed_runs_again_and_a_disturbed_block_waits_for_res
     assert (found["num_blocks"], found["num_disturbed"]) == (2, 0)
 
 
+def test_costs_that_were_disturbed_are_timed_again_by_resume(
+    target: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(waits: Iterator[float], *, resume: bool = False) -> PairRun:
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "waited_s", lambda: next(waits))
+            run = PairRun(
+                str(target),
+                [str(other)],
+                prompts(2),
+                PairSettings(**SETTINGS),
+                tmp_path,
+                resume=resume,
+            )
+            run.run()
+            run.close()
+        return run
+
+    first = start(iter([0.0, 1e6]))
+    before = make_report(first, is_complete=True)
+    assert before["costs"]["waited"] > 0.05
+    assert "Doubt: other programs had" in make_page(before)
+    again = start(iter([0.0, 0.0]), resume=True)
+    after = make_report(again, is_complete=True)
+    assert after["costs"]["waited"] == 0.0
+    assert again.measured.costs["other"] != first.measured.costs["other"]
+    assert after["live"][0]["num_blocks"] == 2
+    start(iter([]), resume=True)  # nothing is left to time
+
+
+def test_blocks_that_are_measured_later_have_the_arms_of_those_before(
+    target: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Costs may tell another best length by then, but arms are compared over all blocks."""
+    settings = PairSettings(batches=(1,), **SETTINGS)
+    real, calls = live.run_arm, 0
+
+    def interrupt(*args: Any, **options: Any) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls > 10:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    run = PairRun(str(target), [str(other)], prompts(2), settings, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(live, "run_arm", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    run.close()
+    monkeypatch.setattr("slipstream.benchmark.pair.run.arms_of", None)  # not asked again
+    run = PairRun(str(target), [str(other)], prompts(2), settings, tmp_path, resume=True)
+    run.run()
+    run.close()
+    one, two = run.measured.blocks
+    assert one.arms.keys() == two.arms.keys()
+
+
 def test_a_target_that_gives_nan_is_an_error_and_no_number(tmp_path: Path) -> None:
     bad = broken_model(tmp_path / "bad.gguf", n_ctx_train=1024)
     run = PairRun(str(bad), [], prompts(2), PairSettings(**SETTINGS), tmp_path)
@@ -347,6 +406,14 @@ def test_pairs_that_do_not_fit_are_refused_with_the_reason(target: Path, tmp_pat
         PairRun(str(target), [], prompts(1), PairSettings(), tmp_path, ngram=False)
     with pytest.raises(InvalidRequestError, match="told apart"):
         PairRun(str(target), [str(target)] * 3, prompts(1), PairSettings(), tmp_path)
+
+
+def test_a_target_whose_memory_cannot_go_back_is_refused(tmp_path: Path) -> None:
+    state = write_tiny_model(tmp_path / "mamba.gguf", "mamba")
+    run = PairRun(str(state), [], prompts(1), PairSettings(**SETTINGS), tmp_path)
+    with pytest.raises(InvalidRequestError, match=r"nothing can draft for .*running state"):
+        run.run()
+    run.close()
 
 
 def vocabulary_of(path: Path, spell: Callable[[int, str], str]) -> Path:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slipstream.benchmark.pair.journal import Journal
 
 _DRAWS = 8  # replays of a text at a temperature, where being right is a matter of chance
-_MOST_WAITED = 0.05  # undisturbed runs wait for some 1 %, as threads hand over to one another
+MOST_WAITED = 0.05  # undisturbed runs wait for some 1 %, as threads hand over to one another
 TARGET = "target"
 
 
@@ -168,7 +168,7 @@ def waited_share(runs: Sequence[dict[str, Any]], num_threads: int) -> float | No
 def is_disturbed(run: dict[str, Any], num_threads: int) -> bool:
     """Whether other programs had so much of the processor that the time of a run says nothing."""
     share = waited_share([run], num_threads) if run["seconds"] > 0 else None
-    return share is not None and share > _MOST_WAITED
+    return share is not None and share > MOST_WAITED
 
 
 def ngram_reading(proposals: Sequence[Sequence[int]], output: Sequence[int]) -> Reading:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from slipstream.benchmark.pair.resources import EnergyMeter
     from slipstream.runtime.results import GenerationResult
 
+LEAST_CONTEXT = 8192
 _WARM_TOKENS = 3
 
 
@@ -39,8 +40,7 @@ class Text:
         output: Token ids of the answer.
         gaps: By position, how much the best log-probability is above the second.
         pieces: The text of each token.
-        decode_s: Seconds from the first token to the last.
-        prefill_s: Seconds of the prompt.
+        overhead_s: Seconds that the engine adds to each step of the models: planning, handing out.
     """
 
     name: str
@@ -51,20 +51,14 @@ class Text:
     output: list[int] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
-    decode_s: float = 0.0
-    prefill_s: float = 0.0
+    overhead_s: float = 0.0
 
 
-def load_host(
-    target: str, draft: str | None, settings: PairSettings, context_length: int, parallel: int
-) -> EngineHost:
-    """Load a target for runs that can switch their drafts on and off.
-
-    Raises:
-        ModelLoadError: a file is no usable model, or the draft model does not fit.
-        ContextCreateError: the machine cannot hold the context.
-    """
-    config = LoadConfig(
+def load_config(
+    draft: str | None, settings: PairSettings, context_length: int, parallel: int
+) -> LoadConfig:
+    """Return how a target is loaded for runs that can switch their drafts on and off."""
+    return LoadConfig(
         context_length=context_length,
         parallel=parallel,
         threads=settings.threads,
@@ -74,7 +68,18 @@ def load_host(
         verify=settings.verify,
         prompt_cache_mib=0,
     )
-    return EngineHost.load(target, config)
+
+
+def load_host(
+    target: str, draft: str | None, settings: PairSettings, context_length: int, parallel: int
+) -> EngineHost:
+    """Load a target with everything that runs its requests.
+
+    Raises:
+        ModelLoadError: a file is no usable model, or the draft model does not fit.
+        ContextCreateError: the machine cannot hold the context.
+    """
+    return EngineHost.load(target, load_config(draft, settings, context_length, parallel))
 
 
 def run(

@@ -125,6 +125,13 @@ def arms_of(
     return arms
 
 
+def arm_of(name: str) -> Arm:
+    """Return the arm of a name that `arms_of` gave."""
+    kind, _, length = name.partition(" ")
+    source = {"chain": "auto"}.get(kind, kind)
+    return Arm(name=name, source=source, num_tokens=int(length) if length.isdigit() else None)
+
+
 def rotated(arms: Sequence[Arm], block: int) -> list[Arm]:
     """Return the arms in the order of one block: a Latin square over blocks, every second one backwards.
 

@@ -29,12 +29,14 @@ class Prediction:
         cut: Probability below which the draft model stops.
         speedup: Tokens per second beside none.
         acceptance: What becomes of the drafts.
+        plain_tokens_per_s: Without drafts, of all requests together.
     """
 
     gamma: int
     cut: float
     speedup: float
     acceptance: Acceptance
+    plain_tokens_per_s: float
 
 
 class Predictor:
@@ -53,14 +55,9 @@ class Predictor:
         self.overhead_s = self._overhead_s()
 
     def _overhead_s(self) -> float:
-        """Return what the engine adds to a step: sampling, planning, handing out. From the texts' own generation."""
-        per_token = [
-            text.decode_s / (len(text.output) - 1)
-            for texts in self._measured.texts.values()
-            for text in texts.values()
-            if len(text.output) > 1 and text.decode_s > 0
-        ]
-        return max(0.0, statistics.median(per_token) - self.step_s) if per_token else 0.0
+        """Return what the engine adds to a step, planning and handing out, from the texts' own generation."""
+        found = [t.overhead_s for texts in self._measured.texts.values() for t in texts.values()]
+        return statistics.median(found) if found else 0.0
 
     @property
     def overhead(self) -> float:
@@ -75,7 +72,8 @@ class Predictor:
         """Return c: what a draft token of so many sequences costs, in plain steps; 0 for n-grams."""
         if candidate == NGRAM:
             return 0.0
-        return self._measured.costs[candidate].seconds(num_rows) / self.step_s
+        costs = self._measured.costs[candidate]
+        return costs.seconds(num_rows) / costs.step_s
 
     def predict(
         self,
@@ -119,8 +117,13 @@ class Predictor:
                 rounds += [step for replayed in together for step in replayed]
         if not drafted_s:
             return None
+        acceptance = count(rounds)
         return Prediction(
-            gamma=gamma, cut=cut, speedup=plain_s / drafted_s, acceptance=count(rounds)
+            gamma=gamma,
+            cut=cut,
+            speedup=plain_s / drafted_s,
+            acceptance=acceptance,
+            plain_tokens_per_s=acceptance.num_tokens / plain_s,
         )
 
     def _replays(

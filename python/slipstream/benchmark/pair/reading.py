@@ -1,15 +1,24 @@
-"""Reads the texts with every model, and times their steps: the part of a run that needs no engine."""
+"""Reads the texts with every model, and times their steps: the part of a run without requests."""
 
 from __future__ import annotations
 
+import math
+import time
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from slipstream.base.errors import ContextCreateError, DecodeError, ModelLoadError
+from slipstream.base.errors import (
+    ContextCreateError,
+    DecodeError,
+    InvalidRequestError,
+    ModelLoadError,
+)
 from slipstream.benchmark.pair import costs
-from slipstream.benchmark.pair.data import TARGET, Measured, ngram_reading
+from slipstream.benchmark.pair.data import MOST_WAITED, TARGET, Measured, ngram_reading
+from slipstream.benchmark.pair.live import LEAST_CONTEXT, load_config
 from slipstream.benchmark.pair.plan import MAX_ROWS_DRAFTED
+from slipstream.benchmark.pair.resources import waited_s
 from slipstream.benchmark.pair.scan import MAX_ROWS, DraftReader, read_target
 
 if TYPE_CHECKING:
@@ -33,15 +42,31 @@ def read_all(run: PairRun, journal: Journal, step: Callable[..., None]) -> None:
         run: Whose.
         journal: Gets what is measured.
         step: Called with what runs, and the expected seconds that are done.
-    """
-    from slipstream.native import Model
 
+    Raises:
+        InvalidRequestError: the target is of a kind that nothing can draft for.
+        SlipstreamError: the target fails.
+    """
     measured = run.measured
     texts = [(t, text) for t, by_name in measured.texts.items() for text in by_name.values()]
     if run.ngram:
         _read_ngrams(texts, journal, run.settings.gammas)
     if all(_is_done(journal, texts, name) for name in (TARGET, *run.drafts)):
         return
+    _read_texts(run, texts, journal, step)
+    untimed = [n for n in run.drafts if not _is_timed(journal, n) and ("skipped", n) not in journal]
+    for name in untimed:
+        _time(name, run, journal, step)
+    # The target is timed along with draft models; alone where there is none.
+    if ("costs", TARGET) not in journal or not (untimed or _is_timed(journal, TARGET)):
+        _time(TARGET, run, journal, step)
+
+
+def _read_texts(
+    run: PairRun, texts: list[tuple[float, Text]], journal: Journal, step: Callable[..., None]
+) -> None:
+    from slipstream.native import Model
+
     longest = max(len(text.prompt) + len(text.output) for _, text in texts)
     target = Model(run.target, repack=run.settings.repack)
     with closing(target):
@@ -52,11 +77,6 @@ def read_all(run: PairRun, journal: Journal, step: Callable[..., None]) -> None:
                 if not _is_done(journal, texts, name):
                     step(f"{name}: reading")
                     _read_draft(name, target, context, texts, journal, run, step)
-            if ("costs", TARGET) not in journal:
-                timed = costs.measure(
-                    {TARGET: (context, _sizes(run.settings))}, target.n_vocab
-                )  # no draft model was there to be timed with it
-                journal.add(("costs", TARGET), timed[TARGET].to_json())
 
 
 def _is_done(journal: Journal, texts: list[tuple[float, Text]], name: str) -> bool:
@@ -66,7 +86,23 @@ def _is_done(journal: Journal, texts: list[tuple[float, Text]], name: str) -> bo
         return True
     else:
         keys = [("scan", name, str(t), text.name) for t, text in texts]
-    return ("costs", name) in journal and all(key in journal for key in keys)
+    return _is_timed(journal, name) and all(key in journal for key in keys)
+
+
+def _is_timed(journal: Journal, name: str) -> bool:
+    """Whether the steps of a model were timed and nobody disturbed that."""
+    return ("costs", name) in journal and _waited(journal, name) <= MOST_WAITED
+
+
+def _waited(journal: Journal, name: str) -> float:
+    record = journal.get(("costs", name))
+    return math.inf if record is None else record["waited"] or 0.0
+
+
+def _keep(journal: Journal, name: str, found: costs.Costs) -> None:
+    """Keep what was timed, unless it was more disturbed than what is there."""
+    if (found.waited or 0.0) < _waited(journal, name):
+        journal.add(("costs", name), found.to_json())
 
 
 def _sizes(settings: PairSettings) -> list[int]:
@@ -78,12 +114,11 @@ def _sizes(settings: PairSettings) -> list[int]:
 def _context(model: Model, settings: PairSettings, longest: int) -> Context:
     from slipstream.native import Context
 
-    most = max(*_sizes(settings), *costs.draft_sizes_of(settings.batches))
     return Context(
         model,
-        n_ctx=max(longest, costs.DEPTH + most) + 8,
+        n_ctx=longest + 8,
         n_batch=_MAX_BATCH,
-        n_outputs_max=max(MAX_ROWS, most),
+        n_outputs_max=MAX_ROWS,
         n_threads=settings.threads,
     )
 
@@ -154,21 +189,48 @@ def _read_draft(
             scan = reader.read(text.prompt, text.output, distributions, temperature)
             journal.add(key, asdict(scan))
             step(f"{name}: {text.name}", run.scan_s)
-        if ("costs", name) not in journal:
-            timed = costs.measure(
-                {
-                    TARGET: (target_context, _sizes(run.settings)),
-                    name: (context, costs.draft_sizes_of(run.settings.batches)),
-                },
-                min(target.n_vocab, draft.n_vocab),
-                lambda done, total: step(f"timing {name}: {done}/{total}"),
-            )
-            if ("costs", TARGET) not in journal:
-                journal.add(("costs", TARGET), timed[TARGET].to_json())
-            journal.add(("costs", name), timed[name].to_json())
     except (ModelLoadError, ContextCreateError, DecodeError) as error:
         journal.add(("skipped", name), str(error))
     finally:
         for part in (context, draft):
             if part is not None:
                 part.close()
+
+
+def _time(name: str, run: PairRun, journal: Journal, step: Callable[..., None]) -> None:
+    """Time the steps of the target and of a draft model as the engine runs them; the target alone by its own name."""
+    from slipstream.engine.llama_runner import LlamaRunner
+
+    settings = run.settings
+    draft = run.drafts.get(name)
+    config = load_config(draft, settings, LEAST_CONTEXT, max(settings.batches))
+    step(f"timing {name}: loading")
+    try:
+        runner = LlamaRunner.load(run.target, config)
+        with closing(runner):
+            if not runner.info.max_drafts:
+                message = (
+                    f"nothing can draft for {run.target}: it keeps a running state that rejected "
+                    "drafts cannot leave"
+                )
+                raise InvalidRequestError(message, param="target")
+            before, begin_s = waited_s(), time.perf_counter()
+            target, drafter = costs.measure(
+                runner,
+                _sizes(settings),
+                settings.batches,
+                settings.temperatures[0],
+                lambda done, total: step(f"timing {name}: {done}/{total}"),
+            )
+            after, seconds = waited_s(), time.perf_counter() - begin_s
+            waited = None
+            if before is not None and after is not None:
+                waited = (after - before) / (seconds * run.num_threads)
+    except (ModelLoadError, ContextCreateError, DecodeError) as error:
+        if draft is None:
+            raise
+        journal.add(("skipped", name), str(error))
+        return
+    for key, found in ((TARGET, target), (name, drafter)):
+        if found is not None and not _is_timed(journal, key):
+            _keep(journal, key, replace(found, waited=waited))

@@ -18,7 +18,10 @@ from slipstream.benchmark.pair.scan_report import samples_of, scan_of
 from slipstream.benchmark.report import provenance
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from slipstream.benchmark.pair.data import Block
+    from slipstream.benchmark.pair.predict import Prediction
     from slipstream.benchmark.pair.run import PairRun
 
 SCHEMA = 1  # of report.json; raised when a figure changes its meaning or place
@@ -118,6 +121,7 @@ def _costs(run: PairRun, predictor: Predictor, names: list[str]) -> dict[str, An
     return {
         "step_s": predictor.step_s,
         "overhead": predictor.overhead,
+        "waited": max(costs.waited or 0.0 for costs in run.measured.costs.values()),
         "verify": {str(n): predictor.verify(n) for n in sorted(target.samples)},
         "draft": {
             name: {str(batch): predictor.draft(name, batch) for batch in run.settings.batches}
@@ -161,6 +165,7 @@ def _live(run: PairRun, predictor: Predictor, temperature: float) -> list[dict[s
                         [arm for block in timed for arm in block.arms.values()], run.num_threads
                     ),
                     "baseline_tokens_per_s": _baseline(timed),
+                    "drift": _drift(predictor, timed, (arm.name for arm in arms)),
                     "arms": [_arm(predictor, timed, arm) for arm in arms],
                     "by_category": _by_category(timed, floor),
                     "losslessness": lossless,
@@ -221,22 +226,33 @@ def _by_category(blocks: list[Block], floor: float) -> dict[str, Any]:
     return by_category
 
 
+def _predicted(predictor: Predictor, blocks: list[Block], name: str) -> Prediction | None:
+    """Return what was predicted for an arm and the very prompts of its blocks; None if its draft length varies."""
+    kind, _, length = name.partition(" ")
+    if not length.isdigit():
+        return None
+    first = blocks[0]
+    return predictor.predict(
+        NGRAM if kind == NGRAM else first.candidate,
+        first.temperature,
+        int(length),
+        batch=first.batch,
+        groups=[block.names for block in blocks],
+    )
+
+
 def _arm(predictor: Predictor, blocks: list[Block], arm: verdict.ArmFigures) -> dict[str, Any]:
-    """Return the figures of an arm beside what was predicted for the very prompts of its blocks."""
-    kind, _, length = arm.name.partition(" ")
-    predicted = None
-    if length.isdigit():
-        first = blocks[0]
-        predicted = predictor.predict(
-            NGRAM if kind == NGRAM else first.candidate,
-            first.temperature,
-            int(length),
-            batch=first.batch,
-            groups=[block.names for block in blocks],
-        )
+    predicted = _predicted(predictor, blocks, arm.name)
     return {
         **asdict(arm),
         "alpha": arm.alpha,
         "predicted": predicted.speedup if predicted else None,
         "predicted_alpha": predicted.acceptance.alpha if predicted else None,
     }
+
+
+def _drift(predictor: Predictor, blocks: list[Block], names: Iterable[str]) -> float | None:
+    """Return how much faster the runs without drafts were than by the costs timed before; None if that is not known."""
+    found = (_predicted(predictor, blocks, name) for name in names)
+    expected = next((prediction.plain_tokens_per_s for prediction in found if prediction), None)
+    return None if expected is None else _baseline(blocks) / expected - 1

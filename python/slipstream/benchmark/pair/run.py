@@ -21,7 +21,7 @@ from slipstream.benchmark.pair.compatibility import check_pair
 from slipstream.benchmark.pair.data import TARGET, Block, Measured, grouped, is_disturbed
 from slipstream.benchmark.pair.estimate import Estimate
 from slipstream.benchmark.pair.journal import Journal
-from slipstream.benchmark.pair.plan import NGRAM, PairSettings, arms_of, rotated
+from slipstream.benchmark.pair.plan import NGRAM, PairSettings, arm_of, arms_of, rotated
 from slipstream.benchmark.pair.predict import Predictor
 from slipstream.benchmark.pair.prompts import PairPrompt, digest
 from slipstream.benchmark.pair.reading import read_all
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from slipstream.runtime.host import EngineHost
 
 _LEAST_TOKENS = 4  # of an answer: shorter ones have next to nothing to draft
-_LEAST_CONTEXT = 8192
 _TRIES = 3  # of an arm that other programs disturb
 
 
@@ -229,9 +228,11 @@ class PairRun:
                 stop=made.stop,
                 seed=settings.seed * 1_000_003 + index,
             )
-            results, _ = live.run(
+            before = host.stats()
+            results, wall_s = live.run(
                 host, [text], settings, temperature, Speculation(source="off"), logprobs=2
             )
+            after = host.stats()
         except (InvalidRequestError, DecodeError) as error:
             self._journal.add(("skipped", prompt.name), str(error))
             return
@@ -242,7 +243,9 @@ class PairRun:
             return
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text.output = result.token_ids
-        text.decode_s, text.prefill_s = result.usage.decode_s, result.usage.prefill_s
+        num_steps = max(1, after.num_steps_total - before.num_steps_total)
+        own_s = wall_s - (after.step_s_total - before.step_s_total)
+        text.overhead_s = max(0.0, own_s) / num_steps
         for token in result.logprobs or []:
             text.gaps.append(token.top[0][2] - token.top[1][2])
             text.pieces.append(decoder.decode(token.piece))
@@ -259,7 +262,7 @@ class PairRun:
         measured, settings = self.measured, self.settings
         longest = max(len(t.prompt) for by in measured.texts.values() for t in by.values())
         most = max(settings.batches)
-        context = max(_LEAST_CONTEXT, 256 * (most * (longest + settings.num_tokens) // 256 + 2))
+        context = max(live.LEAST_CONTEXT, 256 * (most * (longest + settings.num_tokens) // 256 + 2))
         reset_peak_memory()
         self._step(f"{candidate}: loading")
         try:
@@ -288,7 +291,7 @@ class PairRun:
                 if own is None:
                     continue
                 ngram = predictor.best(NGRAM, temperature, batch) if with_ngrams else None
-                arms = arms_of(
+                arms = self._earlier_arms(candidate, temperature, batch) or arms_of(
                     candidate, own.gamma, settings.gammas, ngram.gamma if ngram else None, batch
                 )
                 groups = grouped(measured.texts_of(temperature), batch)
@@ -299,6 +302,14 @@ class PairRun:
                         if self._is_missing(key):
                             order = rotated(arms, place + number)
                             yield key, temperature, batch, texts, order
+
+    def _earlier_arms(self, candidate: str, temperature: float, batch: int) -> list[Arm]:
+        """Return the arms of blocks measured before, whatever costs tell now: they are compared with each other."""
+        session = (candidate, temperature, batch)
+        for block in self.measured.blocks:
+            if block.arms and (block.candidate, block.temperature, block.batch) == session:
+                return [arm_of(name) for name in sorted(block.arms)]
+        return []
 
     def _block(
         self,

@@ -163,6 +163,12 @@ def notes(live: dict[str, Any]) -> list[str]:
             f"Doubt: two equal arms differ by up to {floor:.0%}; only larger gains can be seen. Measure again on a "
             "quiet machine, or with more --blocks."
         )
+    drift = live["drift"]
+    if drift is not None and abs(drift) > _NOISY:
+        found.append(
+            f"Doubt: without drafts it ran {drift:+.0%} against the costs timed before. The machine has changed "
+            "its speed, so predictions may be off by as much; speed-ups are measured within each block."
+        )
     found += [f"Doubt: {doubt}." for doubt in live["doubts"]]
     found += [f"Failed: {names}: {why}" for names, why in live["failed"].items()]
     return found
@@ -214,9 +220,15 @@ def costs(report: dict[str, Any]) -> str:
     rows = ", ".join(
         f"V({n}) = {v:.2f}" for n, v in found["verify"].items() if int(n) in (2, 4, 8, 16, 32)
     )
+    waited = found["waited"] or 0.0
+    doubt = (
+        f" Doubt: other programs had {waited:.0%} of the processor time meanwhile; --resume times them again."
+        if waited > _BUSY
+        else ""
+    )
     return (
         f"A plain step takes {found['step_s'] * 1e3:.1f} ms in the model, and the engine adds {found['overhead']:.0%}. "
-        f"In plain steps: {rows}."
+        f"In plain steps: {rows}.{doubt}"
     )
 
 

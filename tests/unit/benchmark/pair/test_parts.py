@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from slipstream.base.errors import ComputeError, InvalidRequestError
-from slipstream.benchmark.pair.costs import Costs, measure, sizes_of
+from slipstream.benchmark.pair.costs import DEPTH, REPETITIONS, Costs, measure, sizes_of
 from slipstream.benchmark.pair.distribution import coupled, filtered, overlap
-from slipstream.benchmark.pair.plan import NGRAM, PairSettings, arms_of, rotated
+from slipstream.benchmark.pair.plan import NGRAM, PairSettings, arm_of, arms_of, rotated
 from slipstream.benchmark.pair.resources import EnergyMeter
 from slipstream.benchmark.pair.scan import read_target
+from slipstream.engine.runner import RunnerInfo
+from tests.support.fake_runner import VOCAB, FakeRunner
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,13 @@ def test_arms_are_the_best_length_its_neighbours_and_both_policies():
         "ngram 3",
         "ngram auto",
     ]
+
+
+@pytest.mark.parametrize(("candidate", "ngram"), [("d", 5), ("d", None), (NGRAM, 3)])
+def test_an_arm_is_known_by_its_name(candidate, ngram):
+    arms = arms_of(candidate, 3, range(1, 9), ngram, 1)
+    named = [arm_of(arm.name) for arm in arms]
+    assert named == arms
 
 
 def test_many_requests_share_the_room_for_drafts():
@@ -78,10 +87,13 @@ def test_the_same_random_number_agrees_as_often_as_the_stretches_meet():
 
 
 def test_costs_lie_between_what_was_timed():
-    costs = Costs(samples={1: [1.0, 3.0, 2.0], 4: [5.0]})
+    costs = Costs(
+        samples={1: [1.0, 3.0, 2.0], 4: [5.0]}, prefill=[2.0, 4.0, 3.0], step=[1.5], waited=0.1
+    )
     assert costs.seconds(1) == 2.0
     assert costs.seconds(2.5) == pytest.approx(3.5)
     assert costs.seconds(8) == pytest.approx(10.0)
+    assert costs.prefill_tokens_per_s == pytest.approx(DEPTH / 3)
     assert Costs.of_json(costs.to_json()) == costs
 
 
@@ -117,15 +129,50 @@ class FakeContext:
         return True
 
 
-def test_models_are_timed_in_turns():
-    clock = [0.0]
-    found = measure(
-        {"target": (FakeContext(clock), [1, 2, 8]), "d": (FakeContext(clock), [1])},
-        5,
-        clock=lambda: clock[0],
-    )
-    assert found["target"].seconds(8) == 8.0
-    assert found["d"].seconds(1) == 1.0
+class SlowRunner(FakeRunner):
+    """A step costs 10 seconds and one for each row, a draft one and a half for each token."""
+
+    seconds = 0.0
+
+    @classmethod
+    def of(cls, num_seqs, *, has_draft_model):
+        info = RunnerInfo(
+            num_kv_cells=4096, max_num_seqs=num_seqs, max_batch_tokens=512, max_sequence_length=2048, can_trim=True,
+            num_vocab=len(VOCAB), max_drafts=32, has_draft_model=has_draft_model,
+        )  # fmt: skip
+        return cls(info=info)
+
+    def step(self, scheduled):
+        self.seconds += 10 + sum(len(sequence.token_ids) for sequence in scheduled)
+        return super().step(scheduled)
+
+    def draft(self, seq_ids, max_rows):
+        drafts, num_rows = super().draft(seq_ids, max_rows)
+        self.seconds += 1.5 * num_rows
+        return drafts, num_rows
+
+
+@pytest.mark.parametrize("batches", [(1,), (1, 4)])
+def test_both_models_are_timed_as_the_engine_runs_them(batches):
+    runner = SlowRunner.of(4, has_draft_model=True)
+    sizes = sizes_of([1, 3], batches, 36)
+    target, drafter = measure(runner, sizes, batches, clock=lambda: runner.seconds)
+    assert {n: target.seconds(n) for n in sizes} == {n: 10.0 + n for n in sizes}
+    assert all(len(samples) == REPETITIONS for samples in target.samples.values())
+    assert drafter.step_s == 11.0
+    for batch in batches:
+        assert drafter.seconds(batch) == 1.5 * batch  # a new token of each
+        assert drafter.seconds(2 * batch) == 3.0 * batch  # and the last draft, which was right
+    assert target.prefill_tokens_per_s == pytest.approx(DEPTH / (10 + DEPTH))
+    assert drafter.prefill_tokens_per_s == pytest.approx(1 / 1.5, rel=0.02)
+    assert runner.used_cells() == 0
+
+
+def test_a_target_is_timed_alone_where_nothing_drafts():
+    runner = SlowRunner.of(1, has_draft_model=False)
+    target, drafter = measure(runner, [1, 2], (1,), clock=lambda: runner.seconds)
+    assert target.seconds(2) == 12.0
+    assert drafter is None
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 64])

@@ -11,15 +11,15 @@ from slipstream.benchmark.pair.predict import Predictor
 from slipstream.benchmark.pair.scan import DraftScan
 
 
-def text(name, output, category="chat"):
-    return Text(name=name, category=category, prompt=[1], output=list(output))
+def text(name, output, **more):
+    return Text(name=name, category="chat", prompt=[1], output=list(output), **more)
 
 
 def scan(tokens, *, confidences=None, **chances):
     return DraftScan(tokens=list(tokens), confidences=confidences or [1.0] * len(tokens), **chances)
 
 
-def predictor(texts, scans, *, temperature=0.0, verify="exact", draft=None, ngrams=None):
+def predictor(texts, scans, *, temperature=0.0, verify="exact", ngrams=None):
     """A target that takes 10 s and 2 s a further row, and a draft model of 1 s and 0.5 s a further row."""
     measured = Measured(
         texts={temperature: {t.name: t for t in texts}},
@@ -27,7 +27,8 @@ def predictor(texts, scans, *, temperature=0.0, verify="exact", draft=None, ngra
         ngrams={(temperature, name): found for name, found in (ngrams or {}).items()},
         costs={
             TARGET: Costs(samples={n: [8.0 + 2 * n] for n in range(1, 20)}),
-            "d": Costs(samples=draft or {n: [0.5 + 0.5 * n] for n in range(1, 9)}),
+            # It was timed when everything took twice as long.
+            "d": Costs(samples={n: [1.0 + n] for n in range(1, 9)}, step=[20.0]),
         },
     )
     settings = PairSettings(temperatures=(temperature,), num_tokens=100, verify=verify)
@@ -43,6 +44,7 @@ def test_costs_are_those_of_the_rounds_by_hand():
     # The second round begins with the last draft of the first, too: it was accepted, and is not computed yet.
     drafted_s = (1 + 1 + 14) + (1.5 + 1 + 14) + (1 + 12)
     assert found.speedup == pytest.approx(plain_s / drafted_s)
+    assert found.plain_tokens_per_s == pytest.approx(6 / plain_s)
 
 
 def test_requests_at_the_same_time_share_their_steps_until_they_end():
@@ -78,6 +80,13 @@ def test_the_rejection_rule_accepts_by_the_overlap_of_the_distributions():
     )
     assert exact.acceptance.alpha == 0.0
     assert drawn.acceptance.alpha == 1.0
+
+
+def test_what_the_engine_adds_to_a_step_makes_drafts_worth_more():
+    texts = [text("a", [1, 2, 3], overhead_s=2.0)]
+    found = predictor(texts, {}, ngrams={"a": Reading((0, 1, 0), (0, 1, 0))})
+    assert found.overhead == pytest.approx(0.2)
+    assert found.predict(NGRAM, 0.0, 3).speedup == pytest.approx(24 / 14)
 
 
 def test_only_the_prompts_of_the_live_blocks_are_foretold():

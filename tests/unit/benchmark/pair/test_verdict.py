@@ -65,7 +65,7 @@ def test_passes_through_the_same_prompt_are_one_cluster():
 
 def test_a_noise_floor_that_is_high_is_told():
     live = {
-        "num_blocks": 9, "doubts": [], "failed": {}, "waited_share": None, "num_disturbed": 0,
+        "num_blocks": 9, "doubts": [], "failed": {}, "waited_share": None, "num_disturbed": 0, "drift": None,
         "noise_floor": {"ratio": {"value": 0.7, "low": 0.6, "high": 0.9}, "floor": 0.4},
     }  # fmt: skip
     assert any("equal arms differ by up to 40%" in note for note in words.notes(live))
@@ -85,13 +85,16 @@ def test_a_busy_machine_is_told_by_what_it_took_from_us():
     runs[-1]["waited_s"] = 0.2
     assert found.is_disturbed(2)
     live = {
-        "num_blocks": 9, "doubts": [], "failed": {}, "waited_share": 0.12, "num_disturbed": 2,
+        "num_blocks": 9, "doubts": [], "failed": {}, "waited_share": 0.12, "num_disturbed": 2, "drift": 0.01,
         "noise_floor": {"ratio": {"value": 1.0, "low": 0.99, "high": 1.01}, "floor": 0.02},
     }  # fmt: skip
     assert any("busy" in note and "12%" in note for note in words.notes(live))
     assert any("2 more are left out" in note for note in words.notes(live))
     live["waited_share"] = 0.01
     assert not any("busy" in note for note in words.notes(live))
+    assert not any("changed its speed" in note for note in words.notes(live))
+    live["drift"] = -0.15
+    assert any("-15% against the costs" in note for note in words.notes(live))
 
 
 def test_an_interval_that_reaches_below_one_is_no_gain():
