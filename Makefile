@@ -26,7 +26,7 @@ PACKAGE_pydantic_ai := pydantic-ai-slim[openai,anthropic]
 run: build demo  ## build, bring the demo model, serve it on http://127.0.0.1:1234
 	@$(BIN)/slipstream serve demo --host $(HOST) --port $(PORT) $(ARGS)
 
-test: build demo $(STAMPS)/minilm  ## run every test
+test: build demo $(STAMPS)/minilm $(STAMPS)/schema-suite  ## run every test
 	@$(BIN)/python -m pytest $(ARGS)
 
 stub: build  ## write the stub of the native core anew
@@ -98,6 +98,10 @@ $(STAMPS)/venv:
 # The embedding model of the tests, converted once into the user's cache.
 $(STAMPS)/minilm: $(STAMPS)/test tests/support/minilm.py
 	@$(SHOW) "bringing the embedding model of the tests" build/minilm.log -- $(BIN)/python -m tests.support.minilm
+	@touch $@
+
+$(STAMPS)/schema-suite: $(STAMPS)/test tests/support/json_schema_suite.py
+	@$(SHOW) "bringing the JSON Schema test suite" build/schema-suite.log -- $(BIN)/python -m tests.support.json_schema_suite
 	@touch $@
 
 # One stamp for each dependency group of pyproject.toml.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from slipstream.server.openai_schemas import PlainObject, Schema
+from slipstream.server.schema_base import PlainObject, Schema
 
 
 class Block(Schema):

@@ -23,7 +23,7 @@ from slipstream.server.embedding_schemas import (
     RerankAnswer,
     RerankRequest,
 )
-from slipstream.server.openai_schemas import listed
+from slipstream.server.schema_base import listed
 
 if TYPE_CHECKING:
     from starlette.requests import Request

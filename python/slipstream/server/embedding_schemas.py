@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from slipstream.server.openai_answers import Answer
-from slipstream.server.openai_schemas import MAX_INPUTS, Inputs, Schema, Ttl
+from slipstream.server.schema_base import MAX_INPUTS, Inputs, Schema, Ttl
 
 
 class EmbeddingsRequest(Schema):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from slipstream.server.openai_answers import Answer
-from slipstream.server.openai_schemas import Schema
+from slipstream.server.schema_base import Schema
 
 ResponseId = Annotated[str, Field(pattern=r"^resp_", max_length=128)]
 

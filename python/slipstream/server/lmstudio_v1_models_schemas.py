@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from slipstream.server.openai_answers import Answer
-from slipstream.server.openai_schemas import Schema, Ttl
+from slipstream.server.schema_base import Schema, Ttl
 
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
 

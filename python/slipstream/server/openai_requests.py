@@ -10,19 +10,19 @@ from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec
 from slipstream.runtime.generation import fan_out
 from slipstream.server.images import content_of, image_part
-from slipstream.server.openai_schemas import listed
 from slipstream.server.openai_tools import chat_reasoning, chat_tool_choice, chat_tools
 from slipstream.server.output_formats import output_format
+from slipstream.server.schema_base import listed
 
 if TYPE_CHECKING:
     from slipstream.server.openai_schemas import (
         ChatMessage,
         ChatRequest,
-        CompletionFields,
         CompletionRequest,
         ContentPart,
         SamplingFields,
     )
+    from slipstream.server.output_schemas import CompletionFields
 
 # Fields that have the same name and meaning in SamplingParams; null takes its default.
 _SAME_NAME = (

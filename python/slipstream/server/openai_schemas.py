@@ -6,44 +6,20 @@ Ranges are not checked here but by SamplingParams, in one place for every surfac
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
-import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Field
 
-from slipstream.runtime.settings import MAX_TTL_S
-
-MAX_CHOICES = 16
-MAX_PROMPTS = 128
-MAX_INPUTS = 2048
-MAX_TOP_LOGPROBS = 20
-
-Count = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
-Ttl = Annotated[float, Field(gt=0, le=MAX_TTL_S)]
-LogprobCount = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
-
-
-def _fits_frame(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what cannot be sent to an engine: integers of more than 64 bits."""
-    try:
-        msgspec.msgpack.encode(value)
-        json.dumps(value, allow_nan=False)
-    except (OverflowError, ValueError) as error:
-        message = "should have no integers of more than 64 bits and no infinities"
-        raise ValueError(message) from error
-    return value
-
-
-PlainObject = Annotated[dict[str, Any], AfterValidator(_fits_frame)]
-
-
-class Schema(BaseModel):
-    """What all request models share: strict types, unknown fields dropped, no infinities."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+from slipstream.server.output_schemas import CompletionFields
+from slipstream.server.schema_base import (
+    Count,
+    LogprobCount,
+    PlainObject,
+    Prompt,
+    Schema,
+    TokenId,
+    Ttl,
+)
 
 
 class StreamOptions(Schema):
@@ -100,82 +76,6 @@ class ChatMessage(Schema):
     tool_calls: list[PlainObject] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
-
-
-class NamedSchema(Schema):
-    """A JSON Schema with the name a client gives it.
-
-    Attributes:
-        schema_: The JSON Schema; `schema` in the body.
-        name: Without effect, as are the fields after it: the output always matches the schema.
-    """
-
-    schema_: PlainObject | None = Field(default=None, alias="schema")
-    name: Any = None
-    strict: Any = None
-    description: Any = None
-
-
-class ResponseFormat(Schema):
-    """The form of the output.
-
-    Attributes:
-        type: `text`, `json_object` or `json_schema`.
-        json_schema: See NamedSchema.
-        schema_: llama-server's place for the schema; `schema` in the body.
-    """
-
-    type: str
-    json_schema: NamedSchema | None = None
-    schema_: PlainObject | None = Field(default=None, alias="schema")
-
-
-class StructuredOutputs(Schema):
-    """vLLM's form of the output: exactly one field.
-
-    Attributes:
-        json_: A JSON Schema, or its text; `json` in the body.
-        regex: The output matches it as a whole.
-        choice: The output is one of these.
-        grammar: Lark or GBNF text.
-        json_object: Any JSON object.
-    """
-
-    json_: PlainObject | str | None = Field(default=None, alias="json")
-    regex: str | None = None
-    choice: list[str] | None = None
-    grammar: str | None = None
-    json_object: bool | None = None
-
-
-class CompletionFields(Schema):
-    """What both routes have besides sampling. The fields that say what the output looks like exclude each other.
-
-    Attributes:
-        context_overflow: What to do when the context is full: `error`, `truncate_middle` or `rolling_window`.
-        contextOverflowPolicy: LM Studio's name: `stopAtLimit`, `truncateMiddle` or `rollingWindow`.
-        response_format: See ResponseFormat.
-        structured_outputs: See StructuredOutputs.
-        json_schema: A JSON Schema, as llama-server takes it.
-        guided_json: A JSON Schema or its text; these are vLLM's earlier names.
-        guided_regex: The output matches it as a whole.
-        guided_choice: The output is one of these.
-        guided_grammar: Lark or GBNF text.
-        grammar: GBNF text every output must match.
-    """
-
-    context_overflow: Literal["error", "truncate_middle", "rolling_window"] | None = None
-    contextOverflowPolicy: Literal["stopAtLimit", "truncateMiddle", "rollingWindow"] | None = (
-        None  # theirs
-    )
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    json_schema: PlainObject | None = None
-    guided_json: PlainObject | str | None = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
-    grammar: str | None = None
 
 
 class SamplingFields(Schema):
@@ -323,46 +223,6 @@ class ChatRequest(SamplingFields, CompletionFields):
     thinking_budget: int | None = None
     reasoning_budget: int | None = None
     modalities: list[str] | None = None
-
-
-def _prompt_form(value: Any) -> str:
-    """Tell the four forms of a prompt apart by the first entry, so that an error names the entry at fault."""
-    if not isinstance(value, list):
-        return "text"
-    first = value[0] if value else ""
-    return "texts" if isinstance(first, str) else "id_lists" if isinstance(first, list) else "ids"
-
-
-def _at_most(num_entries: int) -> AfterValidator:
-    """Limit the texts or lists of token ids in one of the four forms."""
-
-    def check(value: Any) -> Any:
-        if not isinstance(value, str | int) and len(listed(value)) > num_entries:
-            message = f"should have at most {num_entries} entries"
-            raise ValueError(message)
-        return value
-
-    return AfterValidator(check)
-
-
-def listed(value: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
-    """Return the texts or lists of token ids in one of the four forms."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value[0], int):
-        return [value]
-    return list(value)
-
-
-TextOrTokens = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[list[str], Field(min_length=1, fail_fast=True), Tag("texts")]
-    | Annotated[TokenIds, Tag("ids")]
-    | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True), Tag("id_lists")],
-    Discriminator(_prompt_form),
-]
-Prompt = Annotated[TextOrTokens, _at_most(MAX_PROMPTS)]
-Inputs = Annotated[TextOrTokens, _at_most(MAX_INPUTS)]
 
 
 class CompletionRequest(SamplingFields, CompletionFields):

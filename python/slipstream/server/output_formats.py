@@ -9,7 +9,7 @@ from slipstream.base.errors import InvalidRequestError
 from slipstream.base.types import OutputFormat
 
 if TYPE_CHECKING:
-    from slipstream.server.openai_schemas import CompletionFields, ResponseFormat, StructuredOutputs
+    from slipstream.server.output_schemas import CompletionFields, ResponseFormat, StructuredOutputs
 
 
 def output_format(request: CompletionFields) -> OutputFormat | None:

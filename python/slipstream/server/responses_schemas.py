@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from slipstream.server.openai_schemas import LogprobCount, PlainObject, SamplingFields, Schema
+from slipstream.server.openai_schemas import SamplingFields
+from slipstream.server.schema_base import LogprobCount, PlainObject, Schema
 
 ResponseId = Annotated[str, Field(max_length=128)]
 

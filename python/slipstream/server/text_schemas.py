@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from slipstream.server.openai_answers import Answer
-from slipstream.server.openai_schemas import Schema, TokenId
+from slipstream.server.schema_base import Schema, TokenId
 
 
 class TokenizeRequest(Schema):
