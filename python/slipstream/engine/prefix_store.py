@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,12 +33,14 @@ class StoredPrefix:
         num_bytes: Of the state.
         state: In host memory; None if it is only in the file.
         path: Of the file; None if it is only in host memory.
+        was_written: It has been in a file, which may have had to go since.
     """
 
     token_ids: list[int]
     num_bytes: int
     state: bytes | None
     path: Path | None
+    was_written: bool = False
 
 
 class PrefixStore:
@@ -52,7 +55,7 @@ class PrefixStore:
 
     Args:
         max_bytes: Of host memory.
-        files: The tier below; None for none.
+        files: The tier below; None for none. Done without, with a warning, if the folder cannot be read.
         can_trim: Whether a restored sequence can be cut to what a prompt has in common with it.
         recompute_s: Seconds that computing so many tokens would take; None while nobody knows.
         least_tokens: Of a prefix that is kept or brought back.
@@ -85,12 +88,17 @@ class PrefixStore:
         self._in_memory: dict[StoredPrefix, None] = {}  # least recently used first
         self._by_path: dict[Path, StoredPrefix] = {}
         self._bytes_per_token = 0.0
+        self._most_tokens = sys.maxsize  # longer ones are known to be larger than `max_bytes`
         self._memory_rate = _MEMORY_BYTES_PER_S
         self._file_rate = _FILE_BYTES_PER_S
         self.num_host_bytes = self.num_host_hits = self.num_file_hits = 0
         if files is not None:
-            for path, token_ids in files.scan():
-                self._index(StoredPrefix(token_ids, path.stat().st_size, None, path))
+            try:
+                for path, token_ids, num_bytes in files.scan():
+                    self._index(StoredPrefix(token_ids, num_bytes, None, path))
+            except OSError as error:
+                _log.warning("prefixes are not kept in files: %s", error)
+                self._files = None
 
     @property
     def num_file_bytes(self) -> int:
@@ -103,9 +111,9 @@ class PrefixStore:
         return self._files is not None
 
     def is_worth_storing(self, token_ids: Sequence[int]) -> bool:
-        """Tell whether these tokens are many enough, cheaper to copy twice than to compute, and not stored yet."""
+        """Tell whether so many tokens are kept, are cheaper to copy twice than to compute, and not stored yet."""
         num_tokens = len(token_ids)
-        if num_tokens < self._least_tokens:
+        if not self._least_tokens <= num_tokens <= self._most_tokens:
             return False
         cost_s = 2 * num_tokens * self._bytes_per_token / self._memory_rate
         recompute_s = self._recompute_s(num_tokens)
@@ -128,8 +136,12 @@ class PrefixStore:
         self._memory_rate += _ALPHA * (
             len(state) / max(self._clock() - begin_s, 1e-6) - self._memory_rate
         )
-        self._bytes_per_token = len(state) / len(token_ids)
+        num_tokens = len(token_ids)
+        self._bytes_per_token = len(state) / num_tokens
         if len(state) > self._max_bytes:
+            # Only memory that can be cut grows with each token.
+            fitting = self._max_bytes / self._bytes_per_token if self._can_trim else num_tokens - 1
+            self._most_tokens = min(self._most_tokens, int(fitting))
             return False
         entry = StoredPrefix(list(token_ids), len(state), state, None)
         if self._can_trim:
@@ -200,11 +212,18 @@ class PrefixStore:
             entry.path = None
 
     def write_one(self) -> bool:
-        """Write one entry that is only in host memory to a file; False if there is none, or no files."""
-        if self._files is None:
+        """Write one entry that has never been in a file, as soon as one can be written; False if none is left.
+
+        Those that are larger than all files may be stay where they are.
+        """
+        files = self._files
+        if files is None:
             return False
-        entry = next((e for e in self._in_memory if e.path is None), None)
-        return entry is not None and self._write(entry)
+        for entry in self._in_memory:
+            if not entry.was_written and files.fits(len(entry.token_ids), entry.num_bytes):
+                self._write(entry)
+                return True
+        return False
 
     def close(self, timeout_s: float) -> None:
         """Wait for files that are being written, but no longer than `timeout_s`."""
@@ -236,6 +255,7 @@ class PrefixStore:
         entry.path = self._files.write(entry.token_ids, entry.state)
         if entry.path is None:
             return False
+        entry.was_written = True
         self._by_path[entry.path] = entry
         for path in self._files.trim():
             removed = self._by_path.pop(path, None)
