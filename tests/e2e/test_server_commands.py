@@ -9,6 +9,7 @@ import stat
 import subprocess
 import urllib.request
 
+import psutil
 import pytest
 
 from slipstream.runtime import server_record
@@ -78,6 +79,9 @@ def test_what_was_loaded_by_hand_is_loaded_by_the_next_server_too(key, port):
     wait_until(lambda: not run_json("server", "status")["running"], "the lock to be given up")
     run("server", "start")
     wait_until(lambda: [one["status"] for one in run_json("ps")] == ["idle"], "the load", 60)
+    run("server", "stop")
+    run("load", key, "-c", 256, "--identifier", "mine")  # starts a server, and loads it once
+    assert [one["config"]["context_length"] for one in run_json("ps")] == [256]
     run("unload", "mine")
     run("server", "stop")
     run("server", "start")
@@ -236,6 +240,23 @@ def test_a_server_in_the_foreground_is_found_too(demo_model, slipstream_home):
     finally:
         server.close()
     assert run_json("server", "status") == {"running": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "address"), [((), "127.0.0.1"), (("--host", "0.0.0.0"), "0.0.0.0")]
+)
+@pytest.mark.usefixtures("slipstream_home")
+def test_other_machines_are_let_in_only_where_that_is_said(options, address):
+    server = start_server("--no-load", *options)
+    try:
+        listening = {
+            one.laddr.ip
+            for one in psutil.Process(server.pid).net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN
+        }
+        assert listening == {address}
+    finally:
+        server.close()
 
 
 def test_nobody_answers_at_a_url(port):

@@ -25,11 +25,12 @@ def log_file() -> Path:
     return home() / "logs" / "server.log"
 
 
-def start(models: Sequence[str] = ()) -> tuple[ServerRecord, bool]:
+def start(models: Sequence[str] = (), *, restore: bool = True) -> tuple[ServerRecord, bool]:
     """Start a server with the kept settings, unless one of this user runs, and wait until it answers.
 
     Args:
         models: To load; without any, requests load what they name.
+        restore: Load again what was loaded by hand when the last one ended, if the settings say so.
 
     Returns:
         Where it is, and whether it was started now.
@@ -44,7 +45,7 @@ def start(models: Sequence[str] = ()) -> tuple[ServerRecord, bool]:
     # Who comes second finds what the first one started.
     with locked(home() / "server-start.lock", _START_S):
         running = find()
-        process = None if running else _spawn(models)
+        process = None if running else _spawn(models, restore=restore)
         try:
             wait(lambda: _is_ready() or _has_ended(process), _START_S)
             record = find()
@@ -62,10 +63,11 @@ def serve_arguments(models: Sequence[str]) -> list[str]:
     return ["--", *models] if models else ["--no-load"]
 
 
-def _spawn(models: Sequence[str]) -> subprocess.Popen[bytes]:
+def _spawn(models: Sequence[str], *, restore: bool) -> subprocess.Popen[bytes]:
     log = log_file()
     log.parent.mkdir(parents=True, exist_ok=True)
-    options = ["--log-file", str(log.absolute()), *serve_arguments(models)]
+    options = ["--log-file", str(log.absolute()), *([] if restore else ["--no-restore"])]
+    options += serve_arguments(models)
     command = [sys.executable, "-m", "slipstream", "serve", *options]
     # What does not go through the log: last words of the process, kept until the next start.
     with log.with_suffix(".out").open("wb") as out:

@@ -138,6 +138,12 @@ def serve(
             help="Name none: those loaded by hand before are loaded again.",
         ),
     ] = False,
+    restore: Annotated[
+        bool | None,
+        typer.Option(
+            help="With --no-load: load again what was loaded by hand before. Default: the setting."
+        ),
+    ] = None,
     log_file: Annotated[
         Path | None,
         typer.Option(help="Write the log there instead of stderr; it is kept below 30 MB."),
@@ -162,7 +168,10 @@ def serve(
     from slipstream.runtime.tokens import TokenStore
     from slipstream.server.serve import run
 
-    store = SettingsStore(overrides=given_settings(host, port, cors))
+    overrides = given_settings(host, port, cors)
+    if restore is not None:
+        overrides["restore_models"] = restore
+    store = SettingsStore(overrides=overrides)
     for option, value, choices in (
         ("--speculation", speculation, SPECULATION_MODES),
         ("--verify", verify, VERIFY_MODES),
@@ -214,8 +223,8 @@ def serve(
         if hold is not None:
             hold.publish(url, settings.port)
         _print_ready(url, served)
-        if not served and settings.restore_models:
-            manager.by_hand.restore()
+        if not served:
+            manager.by_hand.take_over(restore=settings.restore_models)
 
     try:
         run(manager, settings, current=store.current, access=access, before=load, on_ready=ready)

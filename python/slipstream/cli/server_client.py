@@ -159,6 +159,8 @@ def find_server(url: str | None) -> ServerClient | None:
 def started_server(url: str | None) -> ServerClient:
     """Return a client of the server that is meant; where none is, and none runs, one is started.
 
+    That one loads nothing by itself: what is to be loaded will be named, perhaps the same as last time.
+
     Raises:
         ServerError: it cannot be started.
     """
@@ -170,7 +172,7 @@ def started_server(url: str | None) -> ServerClient:
         return client
     show_line("starting a server")
     try:
-        record, _ = background.start()
+        record, _ = background.start(restore=False)
     finally:
         show_line("")
     assert record.url is not None

@@ -124,10 +124,14 @@ class HandLoads:
             return instance.model.key, wanted, error.message
         return instance.model.key, wanted, None
 
-    def restore(self) -> None:
-        """Begin to load what was loaded by hand when the last server ended, one after another."""
+    def take_over(self, *, restore: bool = True) -> None:
+        """Go on from what was loaded by hand when the last server ended.
+
+        Args:
+            restore: Begin to load it, one after another; else it is only remembered for the next server.
+        """
         loads = self._kept.take_over() if self._kept is not None else []
-        if loads:
+        if loads and restore:
             self._restoring = asyncio.get_running_loop().create_task(self._restore(loads))
 
     async def close(self) -> None:

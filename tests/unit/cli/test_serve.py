@@ -22,8 +22,8 @@ class FakeManager:
         self.loaded = self.restored = False
         self.by_hand = self
 
-    def restore(self):
-        self.restored = True
+    def take_over(self, *, restore):
+        self.restored = restore
 
     async def load_all(self, progress=None):
         progress("demo", 0.5)
@@ -96,8 +96,10 @@ def test_only_what_is_said_goes_over_the_users_file(serve):
 def test_a_server_without_models_loads_those_of_the_last_one_unless_told_otherwise(serve):
     assert serve("--no-load")["manager"].restored
     assert not serve("a.gguf")["manager"].restored
+    assert not serve("--no-load", "--no-restore")["manager"].restored
     SettingsStore().change({"restore_models": False})
     assert not serve("--no-load")["manager"].restored
+    assert serve("--no-load", "--restore")["manager"].restored
 
 
 def test_settings_of_the_file_are_taken_and_options_go_above_them(serve):

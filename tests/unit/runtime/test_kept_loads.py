@@ -54,7 +54,7 @@ def test_the_next_server_loads_what_was_loaded_by_hand(make, engines):
         assert set(kept()) == {"mine", A}
         engines.clear()
         manager = make()
-        manager.by_hand.restore()
+        manager.by_hand.take_over()
         await until(lambda: len(loaded(manager)) == 2)
         assert loaded(manager) == ["mine", A]
         assert engines[0].config.parallel == 3
@@ -63,6 +63,22 @@ def test_the_next_server_loads_what_was_loaded_by_hand(make, engines):
         assert not any(status.is_jit for status in manager.list())
         await manager.close()
         assert set(kept()) == {"mine", A}
+
+    run(test())
+
+
+def test_a_server_that_restores_nothing_remembers_it_for_the_next(make):
+    async def test():
+        manager = make()
+        await load(manager, A)
+        await load_as(manager, B, "mine")
+        await manager.close()
+        manager = make()
+        manager.by_hand.take_over(restore=False)
+        assert await load(manager, A) == A  # not a second one beside that of the last server
+        assert loaded(manager) == [A]
+        await manager.close()
+        assert set(kept()) == {A, "mine"}
 
     run(test())
 
@@ -103,7 +119,7 @@ def test_a_load_that_fails_or_is_there_already_hinders_no_other(make, engines, m
         path_of(A).unlink()
         manager = make()
         # A request is faster than the restoring: its instance becomes the one that was loaded by hand.
-        manager.by_hand.restore()
+        manager.by_hand.take_over()
         await load_as(manager, B, "asked-for")
         await until(lambda: set(loaded(manager)) == {"asked-for", "last"})
         await manager.close()
@@ -121,7 +137,7 @@ def test_a_server_that_ends_while_it_restores_keeps_the_rest(make, engines, monk
         monkeypatch.setattr(FakeEngine, "at_once", False)
         engines.clear()
         manager = make()
-        manager.by_hand.restore()
+        manager.by_hand.take_over()
         await until(lambda: engines)
         await manager.close()
         assert set(kept()) == {"first", "second"}
@@ -136,7 +152,7 @@ def test_a_file_that_cannot_be_used_is_put_aside_and_told(make, caplog, text):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         manager = make()
-        manager.by_hand.restore()
+        manager.by_hand.take_over()
         assert "cannot be used" in caplog.text
         assert len(list(path.parent.glob("loaded.json.damaged-*"))) == 1
         await load(manager, A)
