@@ -19,6 +19,8 @@ CLIENTS   := openai anthropic langchain_openai llama_index litellm pydantic_ai i
 PACKAGE_llama_index := llama-index-llms-openai-like
 PACKAGE_pydantic_ai := pydantic-ai-slim[openai,anthropic]
 
+BENCH_MODEL = $(or $(MODEL),$$($(BIN)/python -c 'from slipstream.base import config; print(config.demo_model_path())'))
+
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: run test stub test-unit test-clients lint build demo peers bench bench-serve clean distclean help
@@ -71,8 +73,10 @@ peers: $(STAMPS)/build  ## build llama-server, llama-bench and llama-batched-ben
 bench: build demo peers  ## run the benchmarks (minutes; close other programs): make bench MODEL=path.gguf
 	@$(BIN)/python bench/bench_startup.py
 	@$(BIN)/python bench/bench_scheduler.py
+	@$(BIN)/python bench/bench_api.py "$(BENCH_MODEL)"
+	@$(BIN)/python bench/bench_constrained.py "$(BENCH_MODEL)"
 	@$(BIN)/python bench/bench_engine.py $(ARGS) \
-	  "$(or $(MODEL),$$($(BIN)/python -c 'from slipstream.base import config; print(config.demo_model_path())'))"
+	  "$(BENCH_MODEL)"
 
 bench-serve: build demo peers  ## compare with llama-server over HTTP (25 minutes): make bench-serve MODEL=path.gguf
 	@$(BIN)/python bench/serve_vs_llama_server.py $(if $(MODEL),--model "$(MODEL)") $(ARGS)
