@@ -192,12 +192,14 @@ def break_even_cost(
 
 
 def break_even_rows(
-    alpha: float, gammas: Sequence[int], c: float, o: float = 0.0
+    alpha: float, gammas: Sequence[int], c: float, v: Callable[[int], float], o: float = 0.0
 ) -> tuple[int, float] | None:
-    """Return the draft length and the dearest verification V(length + 1) that still pays; None if V < 1 were needed."""
+    """Return the draft length that is nearest to paying, and the dearest V(length + 1) at which it would; None if that
+    were below a plain step.
+    """  # noqa: D205
     gamma, most = max(
         ((g, expected_tokens(alpha, g) * (1 + o) - g * c - o) for g in gammas),
-        key=lambda pair: pair[1],
+        key=lambda pair: pair[1] / v(pair[0] + 1),
     )
     return (gamma, most) if most > 1 else None
 

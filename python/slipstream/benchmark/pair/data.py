@@ -162,12 +162,17 @@ def waited_share(runs: Sequence[dict[str, Any]], num_threads: int) -> float | No
     waited = [run["waited_s"] for run in runs if run.get("waited_s") is not None]
     if len(waited) < len(runs):
         return None
-    return float(sum(waited) / (sum(run["seconds"] for run in runs) * num_threads))
+    return float(sum(waited) / (sum(_wall_s(run) for run in runs) * num_threads))
+
+
+def _wall_s(run: dict[str, Any]) -> float:
+    """Return the seconds of a run in all; those of its tokens leave the first one out."""
+    return float(run.get("wall_s", run["seconds"]))
 
 
 def is_disturbed(run: dict[str, Any], num_threads: int) -> bool:
     """Whether other programs had so much of the processor that the time of a run says nothing."""
-    share = waited_share([run], num_threads) if run["seconds"] > 0 else None
+    share = waited_share([run], num_threads) if _wall_s(run) > 0 else None
     return share is not None and share > MOST_WAITED
 
 

@@ -152,8 +152,8 @@ def run_arm(
     """Run one arm of a block.
 
     Returns:
-        Its record: seconds and tokens they are for, what became of the drafts, token ids, engine time, and how long
-        threads had to wait for a processor.
+        Its record: seconds and tokens they are for, seconds in all, what became of the drafts, token ids, engine
+        time, and how long threads had to wait for a processor.
     """
     before, energy, waited = host.stats(), meter.read(), waited_s()
     speculation = Speculation(source=arm.source, num_tokens=arm.num_tokens)
@@ -166,6 +166,7 @@ def run_arm(
     num_tokens = sum(usage.num_output_tokens for usage in usages) - alone
     return {
         "seconds": seconds,
+        "wall_s": wall_s,
         "num_tokens": num_tokens,
         "outputs": [result.token_ids for result in results],
         "drafted": sum(usage.num_drafted_tokens for usage in usages),

@@ -95,6 +95,11 @@ def _points(axes: Any, x: float, ratio: dict[str, Any], color: str, marker: str 
     axes.errorbar([x], [ratio["value"]], yerr=_error(ratio), fmt=marker, color=color, capsize=3)
 
 
+def _whole(axes: Any) -> None:
+    """Put ticks at whole numbers only."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
 def _by_gamma(axes: Any, report: dict[str, Any]) -> None:
     for scan in report["scans"]:
         points = [(0, 1.0), *((p["gamma"], p["speedup"]) for p in scan["by_gamma"])]
@@ -112,6 +117,7 @@ def _by_gamma(axes: Any, report: dict[str, Any]) -> None:
                 name = "ngram" if kind == "ngram" else live["candidate"]
                 _points(axes, int(length), arm["speedup"], _color(report, name))
     axes.axhline(1, color="gray", linewidth=1)
+    _whole(axes)
     axes.set_xlabel("drafts per step (points: measured, 95 % interval)")
     axes.set_ylabel("times as fast")
     axes.legend(frameon=False)
@@ -132,6 +138,7 @@ def _by_position(axes: Any, report: dict[str, Any]) -> None:
                 ha="center", fontsize=7, color=color,
             )  # fmt: skip
         del x, rates, judged
+    _whole(axes)
     axes.set_xlabel("position (numbers: drafts judged there)")
     axes.set_ylabel("accepted of judged")
     axes.set_ylim(0, 1.1)
@@ -195,6 +202,7 @@ def _by_batch(axes: Any, report: dict[str, Any]) -> None:
             marker = {"ngram": "s", "chain": "^"}.get(kind, "o")
             _points(axes, live["batch"], arm["speedup"], _color(report, name), marker)
     axes.axhline(1, color="gray", linewidth=1)
+    _whole(axes)
     axes.set_xlabel(
         "requests at the same time (circle: draft model, square: n-gram, triangle: both)"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipstream.base.errors import StoreError
 from slipstream.benchmark.pair import verdict
+from slipstream.benchmark.pair.advice import advise
 from slipstream.benchmark.pair.data import TARGET, waited_share
 from slipstream.benchmark.pair.plan import NGRAM, OFF
 from slipstream.benchmark.pair.predict import Predictor
@@ -170,11 +171,12 @@ def _live(run: PairRun, predictor: Predictor, temperature: float) -> list[dict[s
                     "by_category": _by_category(timed, floor),
                     "losslessness": lossless,
                     "doubts": verdict.doubts(whole),
-                    "advice": verdict.advice(
+                    "advice": advise(
                         predictor,
                         settings,
                         candidate,
                         arms,
+                        batch=batch,
                         is_lossless=all(arm["is_lossless"] for arm in lossless["arms"].values()),
                     ),
                 }
@@ -248,6 +250,7 @@ def _arm(predictor: Predictor, blocks: list[Block], arm: verdict.ArmFigures) -> 
         "alpha": arm.alpha,
         "predicted": predicted.speedup if predicted else None,
         "predicted_alpha": predicted.acceptance.alpha if predicted else None,
+        "repriced": verdict.repriced(predicted.acceptance, blocks, arm.name) if predicted else None,
     }
 
 

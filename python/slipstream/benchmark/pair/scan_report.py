@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from slipstream.benchmark.pair import verdict
 from slipstream.benchmark.pair.acceptance import Acceptance, replay
+from slipstream.benchmark.pair.advice import break_even
 from slipstream.benchmark.pair.plan import NGRAM
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def scan_of(run: PairRun, predictor: Predictor, name: str, temperature: float) -
             category: _prediction(predictor.best(name, temperature, 1, category))
             for category in measured.categories()
         },
-        "break_even": verdict.break_even(predictor, run.settings, name, best.acceptance.alpha),
+        "break_even": break_even(predictor, run.settings, name, best.acceptance.alpha),
     }
     if name == NGRAM:
         return found

@@ -1,21 +1,19 @@
-"""From live blocks to advice: speed-ups beside the noise floor, what to use, and what would have to change."""
+"""From live blocks to figures: speed-ups beside the noise floor, whether the output stayed, what is doubtful."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slipstream.benchmark.pair import acceptance
 from slipstream.benchmark.pair.lossless import compare, noise_of, two_sample_p
-from slipstream.benchmark.pair.plan import AGAIN, NGRAM, OFF
+from slipstream.benchmark.pair.plan import AGAIN, OFF
 from slipstream.benchmark.stats import PooledRatio, pooled_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from slipstream.benchmark.pair.acceptance import Acceptance
     from slipstream.benchmark.pair.data import Block, Measured
-    from slipstream.benchmark.pair.plan import PairSettings
-    from slipstream.benchmark.pair.predict import Predictor
 
 _LEAST_FLOOR = 0.02
 _ALPHA = 0.01  # of the two-sample test
@@ -111,6 +109,31 @@ def arm_figures(blocks: Sequence[Block], floor: float) -> list[ArmFigures]:
             )
         )
     return found
+
+
+def repriced(found: Acceptance, blocks: Sequence[Block], name: str) -> float | None:
+    """Return the speed-up of predicted rounds at what steps and drafts took in these very blocks; None in batches.
+
+    Where a machine has changed its speed since costs were timed, this tells whether acceptance was foretold right.
+
+    Args:
+        found: What was predicted for the prompts of the blocks.
+        blocks: Of one request at a time.
+        name: Of the arm.
+    """
+    if blocks[0].batch > 1:
+        return None
+    runs = [block.arms[name] for block in blocks]
+    plain = [block.arms[OFF] for block in blocks]
+    plain_s = _sum(plain, "step_s") / max(1.0, _sum(plain, "num_steps"))
+    step_s = _sum(runs, "step_s") / max(1.0, _sum(runs, "num_steps"))
+    draft_s = _sum(runs, "draft_s") / max(1.0, _sum(runs, "drafted"))
+    seconds = found.num_rounds * step_s + found.drafted * draft_s
+    return found.num_tokens * plain_s / seconds if seconds > 0 else None
+
+
+def _sum(runs: Sequence[dict[str, Any]], name: str) -> float:
+    return float(sum(run[name] for run in runs))
 
 
 def _rate(run: dict[str, Any]) -> float:
@@ -229,65 +252,4 @@ def doubts(blocks: Sequence[Block]) -> list[str]:
         is_fixed = name.startswith("draft") and not name.endswith("auto")
         if is_fixed and not any(run["drafted"] for run in runs):
             found.append(f"{name}: the draft model drafted nothing")
-    return found
-
-
-def advice(
-    predictor: Predictor,
-    settings: PairSettings,
-    candidate: str,
-    arms: Sequence[ArmFigures],
-    *,
-    is_lossless: bool,
-) -> dict[str, Any]:
-    """Return what to do with a candidate, by the live arms of one request at a time.
-
-    Returns:
-        `use` is the arm to use or None; `why` in words; and what each of acceptance, draft cost and verification
-        would have to be for it to pay, the others as they are.
-    """
-    best = max(arms, key=lambda arm: arm.speedup.value)
-    own = [arm for arm in arms if arm.alpha is not None and _is_fixed(arm, candidate)]
-    measured_alpha = max(own, key=lambda arm: arm.speedup.value).alpha if own else None
-    why = break_even(predictor, settings, candidate, measured_alpha)
-    if not is_lossless:
-        return {"use": None, "why": "the output differs by more than ties explain", **why}
-    if best.verdict == FASTER:
-        text = f"{best.name} is {best.speedup.value:.2f} times as fast as no drafts"
-        return {"use": best.name, "why": text, **why}
-    text = f"the best arm, {best.name}, is {best.speedup.value:.2f} times as fast: {best.verdict}"
-    return {"use": None, "why": text, **why}
-
-
-def _is_fixed(arm: ArmFigures, candidate: str) -> bool:
-    kind = "ngram" if candidate == NGRAM else "draft"
-    return arm.name.startswith(kind) and not arm.name.endswith("auto")
-
-
-def break_even(
-    predictor: Predictor, settings: PairSettings, candidate: str, alpha: float | None
-) -> dict[str, Any]:
-    """Return c, o and V beside what they would have to be, and the acceptance from which on drafts pay."""
-    gammas = sorted(settings.gammas)
-    c, o, verify = predictor.draft(candidate), predictor.overhead, predictor.verify
-    most = acceptance.best_speedup(1.0, gammas, c, verify, o)
-    found: dict[str, Any] = {
-        "c": c,
-        "overhead": o,
-        "alpha": alpha,
-        "break_even_alpha": acceptance.break_even_alpha(gammas, c, verify, o),
-        "most": {"gamma": most[0], "speedup": most[1]},
-        "break_even_c": None,
-        "break_even_rows": None,
-    }
-    if alpha is not None:
-        found["break_even_c"] = acceptance.break_even_cost(alpha, gammas, verify, o)
-        rows = acceptance.break_even_rows(alpha, gammas, c, o)
-        if rows is not None:
-            gamma, limit = rows
-            found["break_even_rows"] = {
-                "num_rows": gamma + 1,
-                "limit": limit,
-                "measured": verify(gamma + 1),
-            }
     return found

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIVE_HEAD = (
-    "arm", "times as fast", "verdict", "predicted", "tok/s", "accepted of judged", "tokens per step", "drafted",
-    "accepted", "rejected", "ignored", "slower on", "draft time", "J/token",
+    "arm", "times as fast", "verdict", "predicted", "at its own costs", "tok/s", "accepted of judged",
+    "tokens per step", "drafted", "accepted", "rejected", "ignored", "slower on", "draft time", "J/token",
 )  # fmt: skip
 SCAN_HEAD = (
     "candidate", "temperature", "best length", "times as fast", "accepted of judged", "tokens per step",
@@ -120,15 +120,16 @@ def setting(arm: str) -> str:
 
 def live_rows(live: dict[str, Any]) -> Iterator[list[str]]:
     """Yield the cells of LIVE_HEAD."""
-    yield ["off", "1.00", "", "", f"{live['baseline_tokens_per_s']:.1f}", *([""] * 9)]
+    yield ["off", "1.00", "", "", "", f"{live['baseline_tokens_per_s']:.1f}", *([""] * 9)]
     aa = live["noise_floor"]["ratio"]
-    yield ["off again", ratio(aa), f"noise floor ±{live['noise_floor']['floor']:.0%}", *([""] * 11)]
+    yield ["off again", ratio(aa), f"noise floor ±{live['noise_floor']['floor']:.0%}", *([""] * 12)]
     for arm in live["arms"]:
         yield [
             arm["name"],
             ratio(arm["speedup"]),
             arm["verdict"],
             _number(arm["predicted"]),
+            _number(arm["repriced"]),
             f"{arm['tokens_per_s']:.1f}",
             _share(arm["alpha"]),
             f"{arm['tau']:.2f}",

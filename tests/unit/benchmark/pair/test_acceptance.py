@@ -97,14 +97,14 @@ def test_break_evens_are_where_the_speed_up_is_one():
     assert best_speedup(alpha, gammas, 0.2, rows)[1] == pytest.approx(1, abs=1e-3)
     cost = break_even_cost(0.7, gammas, rows)
     assert best_speedup(0.7, gammas, cost, rows)[1] == pytest.approx(1)
-    gamma, limit = break_even_rows(0.7, gammas, 0.2)
+    gamma, limit = break_even_rows(0.7, gammas, 0.2, rows)
     assert speedup(0.7, gamma, 0.2, lambda _n: limit) == pytest.approx(1)
 
 
 def test_dear_drafts_have_no_break_even():
     assert break_even_alpha([1, 2, 3], 0.6, lambda n: 0.6 * n + 0.4) is None
     assert break_even_cost(0.1, [1, 2], lambda n: float(n)) is None
-    assert break_even_rows(0.1, [1, 2], 0.9) is None
+    assert break_even_rows(0.1, [1, 2], 0.9, lambda n: float(n)) is None
 
 
 def test_the_synthetic_costs_of_a_large_pair_and_of_a_small_machine_give_opposite_advice():

@@ -3,6 +3,7 @@
 import pytest
 
 from slipstream.benchmark.pair import verdict, words
+from slipstream.benchmark.pair.acceptance import count
 from slipstream.benchmark.pair.data import Block, Measured, waited_share
 from slipstream.benchmark.pair.live import Text
 from slipstream.benchmark.pair.lossless import compare, noise_of, two_sample_p
@@ -95,6 +96,18 @@ def test_a_busy_machine_is_told_by_what_it_took_from_us():
     assert not any("changed its speed" in note for note in words.notes(live))
     live["drift"] = -0.15
     assert any("-15% against the costs" in note for note in words.notes(live))
+
+
+def test_rounds_that_were_foretold_are_priced_by_what_steps_took():
+    found = block("a", draft_2=right(0.5))
+    found.arms["draft 2"] |= {
+        "step_s": 0.36,
+        "draft_s": 0.1,
+    }  # 12 steps of 30 ms, 10 drafts of 10 ms
+    foretold = count([(2, 2), (2, 1), (2, 0)])  # 6 tokens, plain ones of 50 ms
+    assert verdict.repriced(foretold, [found], "draft 2") == pytest.approx(0.3 / (0.09 + 0.06))
+    found.batch = 4
+    assert verdict.repriced(foretold, [found], "draft 2") is None
 
 
 def test_an_interval_that_reaches_below_one_is_no_gain():
