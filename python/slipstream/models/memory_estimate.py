@@ -190,7 +190,7 @@ def _gpu_bytes(header: GgufHeader, config: LoadConfig, kv_bytes: int) -> int:
     weights = 0
     for name, tensor in header.tensors.items():
         parts = name.split(".", 2)
-        is_block = parts[0] == "blk" and parts[1].isdecimal()
+        is_block = len(parts) > 1 and parts[0] == "blk" and parts[1].isdecimal()
         if first <= (int(parts[1]) if is_block else num_blocks) and parts[0] != "token_embd":
             weights += tensor.size_bytes
     if not config.offload_kv_cache or not num_blocks:
