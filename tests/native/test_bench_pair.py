@@ -188,6 +188,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
         assert "interrupted" in make_page(json.loads(json.dumps(partial, allow_nan=False)))
     assert len(partial["live"]) == 1
     assert partial["live"][0]["num_blocks"] == 1
+    assert partial["peak_memory_bytes"].keys() == {"twin"}
     run = start(resume=True)
     run.run()
     run.close()
@@ -291,7 +292,7 @@ def test_costs_that_were_disturbed_are_timed_again_by_resume(
 ) -> None:
     def start(waits: Iterator[float], *, resume: bool = False) -> PairRun:
         with monkeypatch.context() as patch:
-            patch.setattr(reading, "waited_s", lambda: next(waits))
+            patch.setattr(reading, "waited_since", lambda _before: next(waits))
             run = PairRun(
                 str(target),
                 [str(other)],
@@ -304,11 +305,11 @@ def test_costs_that_were_disturbed_are_timed_again_by_resume(
             run.close()
         return run
 
-    first = start(iter([0.0, 1e6]))
+    first = start(iter([1e6]))
     before = make_report(first, is_complete=True)
     assert before["costs"]["waited"] > 0.05
     assert "Doubt: other programs had" in make_page(before)
-    again = start(iter([0.0, 0.0]), resume=True)
+    again = start(iter([0.0]), resume=True)
     after = make_report(again, is_complete=True)
     assert after["costs"]["waited"] == 0.0
     assert again.measured.costs["other"] != first.measured.costs["other"]

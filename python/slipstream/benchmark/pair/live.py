@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slipstream.base.load_config import LoadConfig
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec, RequestFailed, Speculation
-from slipstream.benchmark.pair.resources import waited_s
+from slipstream.benchmark.pair.resources import waited_s, waited_since
 from slipstream.runtime.host import EngineHost
 from slipstream.runtime.results import ResultCollector, error_of
 
@@ -158,7 +158,7 @@ def run_arm(
     before, energy, waited = host.stats(), meter.read(), waited_s()
     speculation = Speculation(source=arm.source, num_tokens=arm.num_tokens)
     results, wall_s = run(host, texts, settings, temperature, speculation)
-    joules, after, waited_after = meter.joules_since(energy), host.stats(), waited_s()
+    joules, after, lost_s = meter.joules_since(energy), host.stats(), waited_since(waited)
     usages = [result.usage for result in results]
     alone = len(texts) == 1
     # One request is timed from its first token on; of several the first ones decode while others are still read.
@@ -178,7 +178,7 @@ def run_arm(
         "draft_s": after.draft_s_total - before.draft_s_total,
         "step_s": after.step_s_total - before.step_s_total,
         "joules": joules,
-        "waited_s": None if waited is None or waited_after is None else waited_after - waited,
+        "waited_s": lost_s,
     }
 
 

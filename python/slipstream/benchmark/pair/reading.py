@@ -18,7 +18,7 @@ from slipstream.benchmark.pair import costs
 from slipstream.benchmark.pair.data import MOST_WAITED, TARGET, Measured, ngram_reading
 from slipstream.benchmark.pair.live import LEAST_CONTEXT, load_config
 from slipstream.benchmark.pair.plan import MAX_ROWS_DRAFTED
-from slipstream.benchmark.pair.resources import waited_s
+from slipstream.benchmark.pair.resources import waited_s, waited_since
 from slipstream.benchmark.pair.scan import MAX_ROWS, DraftReader, read_target
 
 if TYPE_CHECKING:
@@ -222,10 +222,8 @@ def _time(name: str, run: PairRun, journal: Journal, step: Callable[..., None]) 
                 settings.temperatures[0],
                 lambda done, total: step(f"timing {name}: {done}/{total}"),
             )
-            after, seconds = waited_s(), time.perf_counter() - begin_s
-            waited = None
-            if before is not None and after is not None:
-                waited = (after - before) / (seconds * run.num_threads)
+            lost_s, seconds = waited_since(before), time.perf_counter() - begin_s
+            waited = None if lost_s is None else lost_s / (seconds * run.num_threads)
     except (ModelLoadError, ContextCreateError, DecodeError) as error:
         if draft is None:
             raise

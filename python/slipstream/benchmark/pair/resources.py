@@ -90,3 +90,12 @@ def waited_s(threads: Path = _THREADS, processors: Path = _PROCESSORS) -> float 
     except (OSError, ValueError, IndexError):
         return None
     return total_ns / 1e9 + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def waited_since(before: float | None) -> float | None:
+    """Return the seconds lost since `waited_s` gave `before`; None where that cannot be told.
+
+    What a thread had waited goes with it when it ends, so this is a little too low then.
+    """
+    now = waited_s()
+    return None if before is None or now is None else max(0.0, now - before)

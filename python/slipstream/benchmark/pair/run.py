@@ -275,8 +275,9 @@ class PairRun:
             live.warm_up(host, todo[0][3], settings, settings.temperatures[0])
             for key, temperature, batch, texts, arms in todo:
                 self._block(host, meter, key, temperature, batch, texts, arms)
-            self._journal.add(("peak", candidate), peak_memory_bytes())
         finally:
+            peaks = [peak_memory_bytes(), self._journal.get(("peak", candidate))]
+            self._journal.add(("peak", candidate), max(filter(None, peaks), default=None))
             host.close()
 
     def _todo(

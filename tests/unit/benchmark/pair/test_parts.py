@@ -1,6 +1,7 @@
 """Plan, distributions, costs, energy: the small parts of a pair benchmark."""
 
 import math
+import os
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ from slipstream.base.errors import ComputeError, InvalidRequestError
 from slipstream.benchmark.pair.costs import DEPTH, REPETITIONS, Costs, measure, sizes_of
 from slipstream.benchmark.pair.distribution import coupled, filtered, overlap
 from slipstream.benchmark.pair.plan import NGRAM, PairSettings, arm_of, arms_of, rotated
-from slipstream.benchmark.pair.resources import EnergyMeter
+from slipstream.benchmark.pair.resources import EnergyMeter, waited_s
 from slipstream.benchmark.pair.scan import read_target
 from slipstream.engine.runner import RunnerInfo
 from tests.support.fake_runner import VOCAB, FakeRunner
@@ -209,3 +210,17 @@ def test_energy_that_cannot_be_read_is_none(tmp_path):
     assert not meter.is_readable
     assert meter.read() is None
     assert meter.joules_since(None) is None
+
+
+def test_lost_processor_time_is_that_of_all_threads_and_what_a_hypervisor_took(tmp_path):
+    for number, waited_ns in (("7", 1_500_000_000), ("8", 500_000_000)):
+        (tmp_path / "task" / number).mkdir(parents=True)
+        (tmp_path / "task" / number / "schedstat").write_text(f"99 {waited_ns} 3\n")
+    (tmp_path / "task" / "9").mkdir()  # it ended meanwhile
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = tmp_path / "stat"
+    stat.write_text(f"cpu 1 2 3 4 5 6 7 {3 * ticks} 0 0\ncpu0 1\n")
+    assert waited_s(tmp_path / "task", stat) == pytest.approx(5.0)
+    stat.write_text("cpu 1\n")
+    assert waited_s(tmp_path / "task", stat) is None  # another kernel
+    assert waited_s(tmp_path / "none", stat) is None
