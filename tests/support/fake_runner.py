@@ -18,6 +18,7 @@ from slipstream.base.types import TokenLogprob
 from slipstream.engine.runner import RunnerInfo, ScheduledSequence, StepResult
 
 if TYPE_CHECKING:
+    from slipstream.base.errors import SlipstreamError
     from slipstream.base.output_rules import CallGrammar
     from slipstream.base.sampling import SamplingParams
     from slipstream.engine.grammar import Matcher
@@ -99,6 +100,9 @@ class FakeRunner:
     draft_errors: deque[Exception] = field(
         default_factory=deque
     )  # of the next proposals and drafts
+    refuse_row: Callable[[], SlipstreamError | None] = lambda: (
+        None
+    )  # asked before a token is sampled
     state_errors: deque[Exception] = field(default_factory=deque)  # of the next restored states
     drafted: dict[int, list[int]] = field(
         default_factory=dict
@@ -203,6 +207,7 @@ class FakeRunner:
         if error is not None:
             if not isinstance(error, NoKVSlotError):
                 self._ruin(scheduled)
+            self.drafted.clear()
             raise error
         self.steps.append(list(scheduled))
         return self._compute(scheduled)
@@ -277,6 +282,12 @@ class FakeRunner:
         wanted = sampler.sampling.logprobs is not None
         result.counts.append(0)
         for draft in [*drafts, None]:
+            error = self.refuse_row()
+            if error is not None:
+                result.errors[len(result.counts) - 1] = error
+                if result.counts[-1]:  # sampled, but not computed yet
+                    cells.pop()
+                break
             if not self.may_roll:
                 assert cells == sampler.history, "the cells are not what the sampler has seen"
             token = self.next_token(cells, sampler.num_prompt_tokens)

@@ -65,7 +65,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         draft_model: A smaller model of the same vocabulary that guesses ahead; None for none.
         verify: `exact` gives token for token what there would be without drafts; `distribution` draws drafts at random
             and judges them by rejection sampling (arXiv 2211.17192): more are accepted at a temperature, the tokens
-            are others for the same seed, and distributed alike.
+            are others for the same seed, and distributed alike. Without a draft model it is `exact`.
         share_ngrams: Draft from what earlier requests were answered, too. Response times then tell a little about what
             other requests said.
         prompt_cache_mib: Host memory for prefixes that lost their place in the KV cache, and for requests that had to
@@ -123,6 +123,22 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.speculation == "draft" and self.draft_model is None:
             message = "speculation is 'draft', which needs draft_model"
             raise InvalidRequestError(message, param="speculation")
+
+    @property
+    def idle_settings(self) -> list[str]:
+        """Settings that change nothing beside the others, each with the reason; a load warns of them.
+
+        They are no errors: each may be meant for another model, or be overruled for this one by `speculation`.
+        """
+        reasons = []
+        has_drafts = self.draft_model is not None and self.speculation in ("auto", "draft")
+        if self.draft_model is not None and not has_drafts:
+            reasons.append(f"draft_model is not loaded: speculation is {self.speculation!r}")
+        if self.verify == "distribution" and not has_drafts:
+            reasons.append("verify is 'exact' in effect: only a draft model's tokens are drawn")
+        if self.share_ngrams and self.speculation not in ("auto", "ngram"):
+            reasons.append(f"share_ngrams does nothing: speculation is {self.speculation!r}")
+        return reasons
 
     @property
     def is_repacked(self) -> bool:

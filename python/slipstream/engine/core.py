@@ -23,6 +23,7 @@ from slipstream.base.errors import (
 from slipstream.engine.cost_model import CostModel
 from slipstream.engine.request import check_request, failure
 from slipstream.engine.scheduler import Scheduler
+from slipstream.engine.spec_decode import SpeculationCounters
 from slipstream.engine.stats import EngineStats
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class EngineCore:
         """Return a snapshot of the figures. Any thread."""
         scheduler, store = self._scheduler, self._store
         kv_cache, speculator = scheduler.kv_cache, scheduler.speculator
+        drafts = speculator.counters if speculator else SpeculationCounters()
         num_tokens, seconds = self._last_step
         return EngineStats(
             num_running=scheduler.num_running,
@@ -181,8 +183,10 @@ class EngineCore:
             cached_prompt_tokens_total=scheduler.num_cached_tokens,
             computed_tokens_total=self._num_computed_tokens,
             output_tokens_total=scheduler.num_output_tokens,
-            drafted_tokens_total=speculator.num_drafted_tokens if speculator else 0,
-            accepted_tokens_total=speculator.num_accepted_tokens if speculator else 0,
+            drafted_tokens_total=drafts.num_drafted,
+            accepted_tokens_total=drafts.num_accepted,
+            rejected_tokens_total=drafts.num_rejected,
+            ignored_tokens_total=drafts.num_ignored,
             draft_s_total=speculator.draft_s if speculator else 0.0,
             preemptions_total=scheduler.num_preemptions,
             swaps_total=scheduler.num_swaps,

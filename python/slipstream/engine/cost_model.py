@@ -23,6 +23,10 @@ class CostModel:
         per bin      moving averages of n and of seconds, number of steps seen
         estimate     pool adjacent violators over the bins seen, then straight lines between them
 
+    A bin that is only known from `seed` is scaled by what real steps of the nearest smaller seeded size (else the
+    smallest) took against their seed: seeds of a busy machine, or of an empty context, are off by about one factor. Or
+    sizes that drafts would need could stay too dear to be tried for ever.
+
     Recording is O(log bins) and a first estimate after it O(bins), some 40 of them; further ones are O(log bins).
     The depth of the context is not a variable: the averages follow the load there is.
 
@@ -35,13 +39,16 @@ class CostModel:
         self._num_steps = [0] * len(self._last_of_bin)
         self._mean_num_tokens = [0.0] * len(self._last_of_bin)
         self._mean_s = [0.0] * len(self._last_of_bin)
+        self._seed_s: dict[int, float] = {}  # by bin
+        self._seen: set[int] = set()  # bins of real steps
         self._curve: list[tuple[float, float]] | None = []
 
     def seed(self, costs: Sequence[tuple[int, float]]) -> None:
         """Begin with (num_tokens, seconds) that were measured elsewhere; each counts as a few steps."""
         for num_tokens, seconds in costs:
+            self._seed_s[self._bin(num_tokens)] = seconds
             for _ in range(_SEED_STEPS):
-                self.record(num_tokens, seconds)
+                self._add(self._bin(num_tokens), num_tokens, seconds)
 
     def record(self, num_tokens: int, seconds: float) -> None:
         """Learn from one step.
@@ -50,7 +57,14 @@ class CostModel:
             num_tokens: Tokens it computed, at least 1; more than `max_num_tokens` counts as that bin.
             seconds: What it took.
         """
-        index = min(bisect_left(self._last_of_bin, num_tokens), len(self._last_of_bin) - 1)
+        index = self._bin(num_tokens)
+        self._seen.add(index)
+        self._add(index, num_tokens, seconds)
+
+    def _bin(self, num_tokens: int) -> int:
+        return min(bisect_left(self._last_of_bin, num_tokens), len(self._last_of_bin) - 1)
+
+    def _add(self, index: int, num_tokens: int, seconds: float) -> None:
         self._num_steps[index] += 1
         # The plain mean of the first steps, so that a slow first one is forgotten quickly.
         alpha = max(_ALPHA, 1.0 / self._num_steps[index])
@@ -100,11 +114,20 @@ class CostModel:
         """Pool adjacent violators: the closest non-falling curve in weighted least squares."""
         pools: list[tuple[float, float, int]] = []  # seconds, weight, bins
         num_tokens: list[float] = []
+        factors = {
+            index: self._mean_s[index] / seed_s
+            for index, seed_s in sorted(self._seed_s.items())
+            if index in self._seen and seed_s > 0
+        }
+        factor = next(iter(factors.values()), 1.0)
         for index, num_steps in enumerate(self._num_steps):
             if not num_steps:
                 continue
             num_tokens.append(self._mean_num_tokens[index])
+            factor = factors.get(index, factor)
             seconds, weight, num_bins = self._mean_s[index], min(num_steps, 1.0 / _ALPHA), 1
+            if index not in self._seen:
+                seconds *= factor
             while pools and pools[-1][0] > seconds:
                 below_s, below_weight, below_bins = pools.pop()
                 total = weight + below_weight

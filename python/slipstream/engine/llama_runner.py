@@ -68,6 +68,8 @@ class LlamaRunner(LlamaText):
 
     def __init__(self, model: _core.Model, config: LoadConfig) -> None:
         forward_native_log()
+        for reason in config.idle_settings:
+            _log.warning("%s", reason)
         num_ctx = config.context_length or min(model.n_ctx_train, DEFAULT_CONTEXT_LENGTH)
         can_trim = not (model.is_recurrent or model.is_hybrid)
         # Ids beyond `parallel` are for cached prefixes; recurrent states would cost memory for each.

@@ -22,6 +22,7 @@ MAX_MODEL_DRAFT_TOKENS = 8  # of one sequence in one step
 _LEAST_GAIN = 1.03  # expected of drafting, or it is left alone: costs are known no better
 _PROBE_EVERY = 256  # steps between two tries of a draft model that does not pay
 _PROBE_DEPTH = 2
+_PROBE_PART = 0.05  # of the time of those steps goes into reading what it has missed
 _CATCH_UP_S = 0.05  # of reading prompts per step, while other requests stream
 _LEAST_CATCH_UP = 32
 _EXPECTED_TOKENS = 256  # still to come, of a request that may be longer
@@ -34,7 +35,9 @@ class ModelDrafts:
 
     It decides before the first token whether and how deep to draft (`plan_depth`), then after every token which
     sequences go on: those whose next token is expected to give more tokens per second than the step has anyway. A
-    sequence whose text the draft model has not read is only caught up with if the time can come back.
+    sequence whose text the draft model has not read is only caught up with if the time can come back. Where drafting
+    does not pay it is tried again every `_PROBE_EVERY` steps, with the sequences whose missed text is read soonest, a
+    piece a step.
 
     All on the engine thread.
 
@@ -46,6 +49,7 @@ class ModelDrafts:
     Attributes:
         acceptance: What was learnt.
         draft_s: Seconds spent drafting so far.
+        is_probing: The latest drafts are there to be judged, whether that pays or not.
     """
 
     def __init__(
@@ -58,7 +62,8 @@ class ModelDrafts:
         self._clock = clock
         self._draft_costs = CostModel(runner.info.max_batch_tokens)
         self._target_costs = cost_model
-        self._num_steps = 0
+        self.is_probing = False
+        self._num_idle_steps = 0  # since anything was drafted
         self._num_failures = 0
         self.acceptance = ModelAcceptance()
         self.draft_s = 0.0
@@ -91,7 +96,6 @@ class ModelDrafts:
                     for n, seconds in self._target_costs.curve()
                 ]
             )
-        self._num_steps += 1
         chances = [self._chance(request) for request in requests]
         free = [i for i, r in enumerate(requests) if r.speculation_options.num_tokens is None]
         draft_costs_s = self._draft_costs_s(len(requests))
@@ -105,25 +109,29 @@ class ModelDrafts:
         base_rate = num_base_tokens / costs_s[num_base_tokens]
         if rate < _LEAST_GAIN * base_rate:
             depth = 0
-        if free and depth == 0 and self._num_steps % _PROBE_EVERY == 0:
+        self._num_idle_steps += 1
+        self.is_probing = depth == 0 and self._num_idle_steps > _PROBE_EVERY
+        if self.is_probing:
             depth, rate = _PROBE_DEPTH, 0.0  # the text may have changed
+            chosen = self._soonest_read(requests, free, costs_s[num_base_tokens])
+        else:
+            chosen = {
+                i for i in free if depth and self._is_worth_reading(requests[i], base_rate, rate)
+            }
         active = [
-            i
-            for i, request in enumerate(requests)
-            if depths[i] > 0
-            and (
-                request.speculation_options.num_tokens is not None
-                or (depth > 0 and self._is_worth_reading(request, base_rate, rate))
-            )
+            i for i in range(len(requests)) if depths[i] > 0 and (i in chosen or i not in free)
         ]
+        max_rows = self._max_rows(len(requests), is_bounded=self.is_probing or len(requests) > 1)
         survivals = [1.0] * len(requests)
         row_s = _marginal_s(costs_s, num_base_tokens)
         while active:
-            tokens = self._extend([requests[i].seq_id for i in active], len(requests))
+            tokens = self._extend([requests[i].seq_id for i in active], max_rows)
             going_on = []
             for i, (token, confidence) in zip(active, tokens, strict=True):
                 if token < 0:
                     continue
+                if i in chosen:
+                    self._num_idle_steps = 0
                 drafts[i][0].append(token)
                 drafts[i][1].append(confidence)
                 survivals[i] *= self.acceptance.chance(confidence)
@@ -139,12 +147,16 @@ class ModelDrafts:
             ]
         return drafts
 
-    def _extend(self, seq_ids: list[int], num_requests: int) -> list[tuple[int, float]]:
-        """Get one more token of each; a draft model that fails costs no request anything."""
+    def _max_rows(self, num_requests: int, *, is_bounded: bool) -> int:
+        """Return how many tokens the draft model may compute at a time."""
         max_rows = self._runner.info.max_batch_tokens
-        if num_requests > 1:
+        if is_bounded:
             affordable = self._draft_costs.num_tokens_within(_CATCH_UP_S)
-            max_rows = min(max_rows, max(affordable or 0, _LEAST_CATCH_UP, len(seq_ids)))
+            max_rows = min(max_rows, max(affordable or 0, _LEAST_CATCH_UP, num_requests))
+        return max_rows
+
+    def _extend(self, seq_ids: list[int], max_rows: int) -> list[tuple[int, float]]:
+        """Get one more token of each; a draft model that fails costs no request anything."""
         begin_s = self._clock()
         try:
             tokens, num_rows = self._runner.draft(seq_ids, max_rows)
@@ -178,6 +190,18 @@ class ModelDrafts:
         cost_s = self._draft_costs.estimate_s(lag) or 0.0
         num_left = min(request.max_num_tokens - len(request.token_ids), _EXPECTED_TOKENS)
         return rate > 0.0 and cost_s < num_left * (1.0 / base_rate - 1.0 / rate)
+
+    def _soonest_read(
+        self, requests: Sequence[Request], free: Sequence[int], step_s: float
+    ) -> set[int]:
+        """Return those whose text is read in a small part of the time the steps since the last try have taken."""
+        left_s, chosen = _PROBE_PART * _PROBE_EVERY * step_s, set()
+        for lag, i in sorted((self._runner.draft_lag(requests[i].seq_id), i) for i in free):
+            left_s -= self._draft_costs.estimate_s(lag) or 0.0
+            if left_s < 0:
+                break
+            chosen.add(i)
+        return chosen
 
     def _draft_costs_s(self, most: int) -> list[float]:
         estimates = [self._draft_costs.estimate_s(n) for n in range(most + 1)]

@@ -20,6 +20,8 @@ from slipstream.engine.speculator import Speculator
 from slipstream.engine.step_budget import share_tokens, step_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from slipstream.base.types import Event
     from slipstream.engine.cost_model import CostModel
     from slipstream.engine.kv_cache import Stored
@@ -107,6 +109,8 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._is_admitting = True
+        self._has_drafts = False  # in the latest plan
+        self._is_tight = False  # the runner found no room for it: the next one has none
         self._events: list[Event] = []
         self._ended_ids: list[str] = []
         self.num_prompt_tokens = 0
@@ -148,7 +152,7 @@ class Scheduler:
             self._finish(request, FinishReason.ABORT, now_s)
 
     def schedule(self, now_s: float) -> SchedulerOutput:
-        """Plan a step: a token of every request that is up to date, then a fair share of every prompt, new ones too.
+        """Plan a step: a token of every request that is up to date, shares of prompts, new ones too, and drafts.
 
         Nothing is counted as computed before `update_from_output`, so a plan may be thrown away and made again.
 
@@ -177,9 +181,16 @@ class Scheduler:
         missing = [len(request.token_ids) - request.num_computed_tokens for request in behind]
         for request, num_tokens in zip(behind, share_tokens(missing, budget), strict=True):
             self._schedule_chunk(output, request, num_tokens)
-        if self.speculator and 0 < num_decodes == output.num_tokens:
-            room = min(self.kv_cache.num_free_cells, self._max_batch_tokens) - num_decodes
-            output.num_tokens += self.speculator.add_drafts(requests, scheduled, room)
+        num_drafts = 0
+        if self.speculator and num_decodes and not (self._is_tight or output.has_picture):
+            num_drafts = self.speculator.add_drafts(
+                requests[:num_decodes],
+                scheduled[:num_decodes],
+                output.num_tokens - num_decodes,
+                min(self.kv_cache.num_free_cells, most) - output.num_tokens,
+            )
+        self._has_drafts = num_drafts > 0
+        output.num_tokens += num_drafts
         if not scheduled and len(running) > 1:
             # Prompts alone hold all cells: one was admitted to share what could then not be shared.
             self._preempt_newest()
@@ -195,6 +206,7 @@ class Scheduler:
             result: What the runner made of it.
             now_s: When it was done.
         """
+        self._is_tight = False
         first = 0
         sampled = iter(enumerate(result.counts))
         for request, scheduled in zip(output.requests, output.scheduled, strict=True):
@@ -203,7 +215,10 @@ class Scheduler:
             request.num_computed_tokens += num_tokens
             self.kv_cache.append(request.seq_id, num_tokens)
             if scheduled.num_drafts and self.speculator:
-                self.speculator.record(request, scheduled.num_drafts, max(0, num_sampled - 1))
+                num_accepted = _num_accepted(
+                    scheduled, result.token_ids[first : first + num_sampled]
+                )
+                self.speculator.record(request, scheduled.num_drafts, num_accepted)
             self._take_outputs(request, result, range(first, first + num_sampled), now_s)
             first += num_sampled
             error = result.errors.get(index) if result.errors else None
@@ -273,10 +288,13 @@ class Scheduler:
     def relieve(self, error: SlipstreamError, now_s: float) -> None:
         """Make room after the runner found none, though by our accounts there was some; then plan again.
 
-        Idle sequences go first, then the newest request is preempted. The last one standing ends: with LENGTH if it
-        has any output, else it fails with `error`.
+        Idle sequences go first, then drafts, then the newest request is preempted. The last one standing ends: with
+        LENGTH if it has any output, else it fails with `error`.
         """
         if self.kv_cache.evict():
+            return
+        if self._has_drafts:
+            self._is_tight = True
             return
         if len(self._running) > 1:
             self._preempt_newest()
@@ -498,3 +516,9 @@ class Scheduler:
             self._is_admitting = True
         self._events.append(event)
         self._ended_ids.append(request.request_id)
+
+
+def _num_accepted(scheduled: ScheduledSequence, token_ids: Sequence[int]) -> int:
+    """Return how many drafts of a sequence are what was sampled: all tokens but the last, and that one maybe, too."""
+    drafts = scheduled.token_ids[len(scheduled.token_ids) - scheduled.num_drafts :]
+    return num_common_tokens(drafts, token_ids, 0, min(len(drafts), len(token_ids)))

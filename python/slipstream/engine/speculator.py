@@ -10,7 +10,7 @@ from slipstream.base.errors import SlipstreamError
 from slipstream.base.limits import MAX_DRAFT_TOKENS
 from slipstream.engine.acceptance import NgramAcceptance
 from slipstream.engine.model_drafts import MAX_MODEL_DRAFT_TOKENS, ModelDrafts
-from slipstream.engine.spec_decode import plan_drafts
+from slipstream.engine.spec_decode import SpeculationCounters, plan_drafts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +72,7 @@ class Speculator:
         self._costs_s: list[float] = []
         self._num_steps = 0
         self._drafts: dict[str, Draft] = {}  # by request id, of the step under way
-        self.num_drafted_tokens = 0
-        self.num_accepted_tokens = 0
+        self.counters = SpeculationCounters()  # of all requests
 
     @property
     def draft_s(self) -> float:
@@ -81,13 +80,18 @@ class Speculator:
         return self._model.draft_s if self._model else 0.0
 
     def add_drafts(
-        self, requests: Sequence[Request], scheduled: Sequence[ScheduledSequence], room: int
+        self,
+        requests: Sequence[Request],
+        scheduled: Sequence[ScheduledSequence],
+        num_other_tokens: int,
+        room: int,
     ) -> int:
-        """Append drafts to the sequences of a step in which every one of them decodes a single token.
+        """Append drafts to sequences that decode a single token in a step.
 
         Args:
             requests: Owners of `scheduled`.
             scheduled: Changed in place.
+            num_other_tokens: Of prompts, in the same step.
             room: Further tokens that the batch and the KV cache can take.
 
         Returns:
@@ -96,16 +100,17 @@ class Speculator:
         self._drafts.clear()
         self._count_step()
         limit = min(room, self._max_drafts)
-        if limit <= 0 or len(self._costs_s) <= len(scheduled):
+        costs_s = self._costs_beside(num_other_tokens, len(scheduled) + limit)
+        if limit <= 0 or len(costs_s) <= len(scheduled):
             return 0
         # The last token of a request is sampled, never drafted.
         depths = [r.max_drafts for r in requests]
         drafts = self._ngram_drafts(requests, depths)
         if self._model:
-            self._add_model_drafts(requests, depths, drafts, limit)
+            self._add_model_drafts(requests, depths, drafts, limit, costs_s)
         for request, draft in zip(requests, drafts, strict=True):
             self._cut_forbidden(request, draft)
-        counts = self._plan(drafts, len(scheduled), limit)
+        counts = self._plan(drafts, len(scheduled), limit, costs_s)
         for request, sequence, draft, count in zip(
             requests, scheduled, drafts, counts, strict=True
         ):
@@ -118,8 +123,7 @@ class Speculator:
     def record(self, request: Request, num_drafted: int, num_accepted: int) -> None:
         """Learn what became of a request's drafts in the step that was computed."""
         request.speculation.record(num_drafted, num_accepted)
-        self.num_drafted_tokens += num_drafted
-        self.num_accepted_tokens += num_accepted
+        self.counters.record(num_drafted, num_accepted)
         draft = self._drafts[request.request_id]
         num_of_model = min(len(draft.confidences), num_drafted)
         if num_of_model and self._model:
@@ -155,7 +159,12 @@ class Speculator:
         return drafts
 
     def _add_model_drafts(
-        self, requests: Sequence[Request], depths: Sequence[int], drafts: list[Draft], limit: int
+        self,
+        requests: Sequence[Request],
+        depths: Sequence[int],
+        drafts: list[Draft],
+        limit: int,
+        costs_s: Sequence[float],
     ) -> None:
         """Replace drafts by those of the draft model where it is likelier right, and let the index go on behind."""
         assert self._model is not None
@@ -174,7 +183,7 @@ class Speculator:
         for i in chosen:
             fixed = requests[i].speculation_options.num_tokens
             most.append(min(depths[i], share, MAX_MODEL_DRAFT_TOKENS if fixed is None else fixed))
-        found = self._model.draft([requests[i] for i in chosen], most, len(requests), self._costs_s)
+        found = self._model.draft([requests[i] for i in chosen], most, len(requests), costs_s)
         for i, (token_ids, confidences) in zip(chosen, found, strict=True):
             if not token_ids:
                 continue
@@ -185,6 +194,7 @@ class Speculator:
             is_fixed = (
                 requests[i].speculation_options.num_tokens is not None
                 or self._info.is_draft_sampled
+                or self._model.is_probing
             )
             drafts[i] = Draft(token_ids, survival, confidences, 0, is_fixed)
         self._chain(
@@ -220,7 +230,9 @@ class Speculator:
                 draft.survival = draft.survival + more
                 draft.match_length = match_length
 
-    def _plan(self, drafts: Sequence[Draft], num_base_tokens: int, limit: int) -> list[int]:
+    def _plan(
+        self, drafts: Sequence[Draft], num_base_tokens: int, limit: int, costs_s: Sequence[float]
+    ) -> list[int]:
         """Choose how many drafts of each sequence are verified; fixed ones come first, as far as there is room."""
         counts = [0] * len(drafts)
         for i, draft in enumerate(drafts):
@@ -229,8 +241,8 @@ class Speculator:
                 limit -= counts[i]
                 num_base_tokens += counts[i]
         survivals = [() if draft.is_fixed else draft.survival for draft in drafts]
-        if any(survivals) and limit > 0 and num_base_tokens < len(self._costs_s):
-            planned = plan_drafts(survivals, num_base_tokens, self._costs_s, limit)
+        if any(survivals) and limit > 0 and num_base_tokens < len(costs_s):
+            planned = plan_drafts(survivals, num_base_tokens, costs_s, limit)
             counts = [a + b for a, b in zip(counts, planned, strict=True)]
         return counts
 
@@ -243,6 +255,13 @@ class Speculator:
             except SlipstreamError:
                 _log.exception("no drafts by n-grams in this step")
         return [(0, [])] * len(seq_ids)
+
+    def _costs_beside(self, num_other_tokens: int, most: int) -> Sequence[float]:
+        """Return what steps of n rows cost beside so many tokens of prompts, for n up to `most` at least."""
+        if not num_other_tokens:
+            return self._costs_s
+        estimates = [self._cost_model.estimate_s(num_other_tokens + n) for n in range(most + 1)]
+        return [cost for cost in estimates if cost is not None]
 
     def _count_step(self) -> None:
         if self._num_steps % _REFRESH_STEPS == 0 or not self._costs_s:

@@ -23,6 +23,8 @@ class EngineStats(msgspec.Struct, kw_only=True):
         output_tokens_total: Tokens sampled.
         drafted_tokens_total: Draft tokens verified in steps.
         accepted_tokens_total: Of those, were what the model said.
+        rejected_tokens_total: Were not; at most one of a request in a step.
+        ignored_tokens_total: Came after a rejected one. The last three add up to the first.
         draft_s_total: Seconds spent in the draft model.
         preemptions_total: Requests that lost their cells to older ones for a while.
         swaps_total: Of those, how many left their state in host memory or files.
@@ -52,6 +54,8 @@ class EngineStats(msgspec.Struct, kw_only=True):
     output_tokens_total: int = 0
     drafted_tokens_total: int = 0
     accepted_tokens_total: int = 0
+    rejected_tokens_total: int = 0
+    ignored_tokens_total: int = 0
     draft_s_total: float = 0.0
     preemptions_total: int = 0
     swaps_total: int = 0

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 ROWS = (1, 2, 4, 8)  # T(n) bends there, and drafts are priced there
 BUDGET_S = 1.5
 _REPETITIONS = 3
+_STALE = 1.15  # times as long as now: measured while the machine did something else, too
 _MAX_MODEL_BYTES = 4 << 30  # a larger one takes longer than the budget to be read once
 _NO_CHOICE = SamplingParams(temperature=0.0, seed=0)
 
@@ -32,22 +33,33 @@ StepCosts = list[tuple[int, float]]
 
 
 def step_costs(
-    runner: ModelRunner, key: Mapping[str, object], *, model_bytes: int, max_rows: int
+    runner: ModelRunner,
+    key: Mapping[str, object],
+    *,
+    model_bytes: int,
+    max_rows: int,
+    clock: Callable[[], float] = time.monotonic,
 ) -> StepCosts:
     """Return (rows, seconds) of small steps, from disk or else measured; nothing for a huge model.
+
+    What is on disk is measured again if its smallest step was slower than it is now. Not if it was quicker: only other
+    work makes a step slower, and that of now passes, too.
 
     Args:
         runner: Idle, its memory empty. It is idle and empty again afterwards.
         key: Everything the costs depend on.
         model_bytes: Size of the weights.
         max_rows: Most tokens that can be sampled in one step.
+        clock: Seconds.
     """
     path = _path(key)
     costs = _read(path)
+    if costs and _is_outdone(runner, costs[0], clock):
+        costs = None
     if costs is None:
         if model_bytes > _MAX_MODEL_BYTES:
             return []
-        costs = measure(runner, max_rows)
+        costs = measure(runner, max_rows, clock)
         if costs:
             _write(path, key, costs)
     return costs
@@ -83,6 +95,17 @@ def measure(
     except SlipstreamError as error:
         _log.warning("the cost of a step cannot be measured: %s", error)
     return costs
+
+
+def _is_outdone(runner: ModelRunner, cost: tuple[int, float], clock: Callable[[], float]) -> bool:
+    """Tell whether a step is clearly quicker now than it once was. Takes as long as a few of them."""
+    num_rows, seconds = cost
+    try:
+        quickest_s = min(_time_step(runner, num_rows, clock) for _ in range(_REPETITIONS))
+    except SlipstreamError as error:
+        _log.warning("the cost of a step cannot be measured: %s", error)
+        return False
+    return quickest_s * _STALE < seconds
 
 
 def _time_step(runner: ModelRunner, num_rows: int, clock: Callable[[], float]) -> float:

@@ -94,3 +94,24 @@ def test_the_tokens_affordable_in_a_time_are_the_inverse_of_the_estimate():
     assert model.num_tokens_within(2.0) == 128
     for num_tokens in (2, 5, 8, 20, 63, 64, 200):
         assert model.num_tokens_within(model.estimate_s(num_tokens) + 1e-9) == num_tokens
+
+
+def test_seeds_of_a_busy_machine_are_scaled_by_what_steps_really_take():
+    model = CostModel(64)
+    model.seed([(1, 0.03), (2, 0.06), (4, 0.12), (8, 0.24)])
+    for _ in range(100):
+        model.record(1, 0.01)
+    assert model.estimate_s(1) == pytest.approx(0.01, rel=0.01)
+    assert model.estimate_s(8) == pytest.approx(0.08, rel=0.01)
+    for _ in range(100):
+        model.record(4, 0.02)  # dearer rows were not the machine's fault
+    assert model.estimate_s(2) == pytest.approx(0.02, rel=0.01)
+    assert model.estimate_s(8) == pytest.approx(0.04, rel=0.02)
+
+
+def test_seeds_below_the_first_size_seen_are_scaled_by_it():
+    model = CostModel(64)
+    model.seed([(1, 0.03), (8, 0.24)])
+    for _ in range(100):
+        model.record(8, 0.08)
+    assert model.estimate_s(1) == pytest.approx(0.01, rel=0.01)

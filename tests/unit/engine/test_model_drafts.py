@@ -1,5 +1,6 @@
 """A draft model in the step: asked as far as it pays, never seen in the output, and free to fail."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -142,3 +143,50 @@ def test_the_index_goes_on_behind_the_draft_model():
         scheduler.update_from_output(output, runner.step(output.scheduled), 1.0)
     assert behind
     assert longest > max(map(len, behind))
+
+
+class Turncoat(FakeRunner):
+    """Its draft model is wrong about everything in the first 100 steps, then always right."""
+
+    def draft(self, seq_ids, max_rows):
+        drafts = []
+        before = {seq_id: len(self.drafted.get(seq_id, ())) for seq_id in seq_ids}
+        found, num_rows = super().draft(seq_ids, max_rows)
+        for seq_id, (token, confidence) in zip(seq_ids, found, strict=True):
+            if token >= 0:
+                sampler = self.samplers[seq_id]
+                text = [*sampler.history, *self.drafted[seq_id][: before[seq_id]]]
+                right = self.next_token(text, sampler.num_prompt_tokens)
+                token = (right + 1) % self.info.num_vocab if len(self.steps) < 100 else right
+                self.drafted[seq_id][-1] = token
+            drafts.append((token, confidence))
+        return drafts, num_rows
+
+
+def test_a_draft_model_that_did_not_pay_is_tried_again_and_comes_back():
+    info = replace(
+        FakeRunner().info,
+        num_kv_cells=4096,
+        max_sequence_length=4096,
+        max_drafts=8,
+        has_draft_model=True,
+        has_ngrams=False,
+        draft_cost_ratio=0.05,
+    )
+    runner = Turncoat(info)
+    scheduler = Scheduler(runner, cost_model=FREE)
+    request = Request(
+        "r", text_tokens("prompt"), SamplingParams(max_tokens=1800, ignore_eos=True), 0.0
+    )
+    check_request(request, runner.info)
+    scheduler.add(request, 0.0)
+    steps_with_drafts, num_steps = [], 0
+    while scheduler.has_requests:
+        output = scheduler.schedule(1.0)
+        if any(s.num_drafts for s in output.scheduled):
+            steps_with_drafts.append(num_steps)
+        scheduler.update_from_output(output, runner.step(output.scheduled), 1.0)
+        num_steps += 1
+    pauses = [b - a for a, b in itertools.pairwise(steps_with_drafts)]
+    assert 256 < max(pauses) < 300  # it was left alone, and then read what it had missed
+    assert request.speculation.num_accepted > 0

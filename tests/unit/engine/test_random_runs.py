@@ -340,5 +340,5 @@ def test_the_runs_above_reach_preemption_reuse_and_speculation(can_share):
     assert run.scheduler.num_preemptions > 0
     assert 0 < run.scheduler.num_cached_tokens < run.scheduler.num_prompt_tokens
     assert (run.runner.num_copies > 0) == can_share
-    speculator = run.scheduler.speculator
-    assert 0 < speculator.num_accepted_tokens < speculator.num_drafted_tokens
+    counters = run.scheduler.speculator.counters
+    assert 0 < counters.num_accepted < counters.num_drafted

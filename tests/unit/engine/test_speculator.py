@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from slipstream.base.errors import ComputeError
+from slipstream.base.errors import ComputeError, GrammarError, NoKVSlotError
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import FinishReason, RequestFailed
 from slipstream.engine.cost_model import CostModel
@@ -113,7 +113,7 @@ def test_what_is_accepted_behind_a_stop_string_is_dropped_and_leaves_the_cache()
 @pytest.mark.parametrize("max_drafts", [0, 8])
 def test_a_request_that_cannot_be_sampled_fails_alone_and_leaves_a_sound_cache(max_drafts):
     class Stuck(Oracle):
-        """Sequence 1 cannot be sampled any more once it has four tokens of output; its drafts stay in the cells."""
+        """Sequence 1 cannot be sampled any more once it has four tokens of output."""
 
         def _sample(self, sequence, cells, result):
             computed = list(cells)
@@ -125,7 +125,8 @@ def test_a_request_that_cannot_be_sampled_fails_alone_and_leaves_a_sound_cache(m
                     del column[len(column) - num_lost :]
                 result.counts[-1] -= num_lost
                 result.errors[len(result.counts) - 1] = ComputeError("stuck")
-                cells[:] = computed
+                num_kept = len(computed) - sequence.num_drafts + max(0, result.counts[-1] - 1)
+                cells[:] = computed[:num_kept]
 
     runner, requests, events = run(FREE, max_drafts, num_requests=3, kind=Stuck)
     alone = run(FREE, 0, num_requests=3)[1]
@@ -134,3 +135,88 @@ def test_a_request_that_cannot_be_sampled_fails_alone_and_leaves_a_sound_cache(m
     failures = [event for event in events if isinstance(event, RequestFailed)]
     assert [failure.request_id for failure in failures] == ["r1"]
     assert runner.cells[1] == requests[1].token_ids[: len(runner.cells[1])]
+
+
+def beside_a_prompt(costs):
+    """Run a request that decodes and, from its fifth token on, one with a long prompt; the steps of both."""
+    runner = Oracle(
+        replace(FakeRunner().info, max_drafts=4, max_batch_tokens=128, max_sequence_length=200)
+    )
+    scheduler = Scheduler(runner, cost_model=costs, step_target_s=16.0)
+    for name, prompt in (("decodes", "prompt"), ("reads", "a long prompt, " * 8)):
+        sampling = SamplingParams(max_tokens=40, ignore_eos=True)
+        request = Request(name, text_tokens(prompt), sampling, 0.0)
+        check_request(request, runner.info)
+        scheduler.add(request, 0.0)
+        for _ in range(5 if name == "decodes" else 1000):
+            if not scheduler.has_requests:
+                break
+            output = scheduler.schedule(1.0)
+            scheduler.update_from_output(output, runner.step(output.scheduled), 1.0)
+            scheduler.check_integrity()
+    return [
+        step
+        for step in runner.steps
+        if len(step) == 2 and not all(sequence.sample for sequence in step)
+    ]
+
+
+def test_drafts_are_verified_beside_pieces_of_prompts_where_the_whole_step_pays_for_them():
+    # A row costs as much as any other, but the stream waits for the whole step anyway.
+    steps = beside_a_prompt(DEAR)
+    assert steps
+    assert all(step[0].num_drafts > 0 for step in steps)
+    assert all(step[1].num_drafts == 0 for step in steps)
+
+
+def test_no_drafts_beside_pieces_of_prompts_where_further_rows_are_too_dear():
+    steps = beside_a_prompt(curve(lambda n: 2.0**n))
+    assert steps
+    assert not any(sequence.num_drafts for step in steps for sequence in step)
+
+
+def test_a_runner_that_finds_no_room_is_asked_again_without_drafts():
+    runner = Oracle(replace(FakeRunner().info, max_drafts=4))
+    scheduler = Scheduler(runner, cost_model=FREE)
+    request = Request("r", text_tokens("prompt"), SamplingParams(max_tokens=20, ignore_eos=True))
+    check_request(request, runner.info)
+    scheduler.add(request, 0.0)
+    seen = []
+    while scheduler.has_requests:
+        output = scheduler.schedule(1.0)
+        num_drafts = output.scheduled[0].num_drafts
+        seen.append(num_drafts)
+        if num_drafts and seen.count(num_drafts) == 1:
+            scheduler.relieve(NoKVSlotError("made up"), 1.0)
+            continue
+        scheduler.update_from_output(output, runner.step(output.scheduled), 1.0)
+    assert len(request.output_token_ids) == 20
+    refused = seen.index(next(n for n in seen if n))
+    assert seen[refused + 1] == 0
+    assert seen[refused + 2] > 0
+
+
+def test_a_row_that_fails_behind_accepted_drafts_leaves_them_counted_and_its_memory_clean():
+    rows = [0]
+
+    def refuse():
+        rows[0] += 1
+        return GrammarError("dead end") if rows[0] == 5 else None
+
+    runner = Oracle(replace(FakeRunner().info, max_drafts=8))
+    runner.refuse_row = refuse
+    scheduler = Scheduler(runner, cost_model=FREE)
+    request = Request("r", text_tokens("prompt"), SamplingParams(max_tokens=20, ignore_eos=True))
+    check_request(request, runner.info)
+    scheduler.add(request, 0.0)
+    while scheduler.has_requests:
+        output = scheduler.schedule(1.0)
+        scheduler.update_from_output(output, runner.step(output.scheduled), 1.0)
+        scheduler.check_integrity()
+    assert (
+        request.speculation.num_accepted == 3
+    )  # of rows 2 to 4; the first was sampled behind the prompt
+    counters = scheduler.speculator.counters
+    judged = counters.num_accepted + counters.num_rejected + counters.num_ignored
+    assert judged == counters.num_drafted
+    assert runner.cells[request.seq_id] == request.token_ids[: request.num_computed_tokens]

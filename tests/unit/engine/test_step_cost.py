@@ -35,6 +35,10 @@ class TimedRunner(FakeRunner):
         return self.now_s
 
 
+def load(runner, key=KEY):
+    return step_costs(runner, key, model_bytes=1, max_rows=8, clock=runner.clock)
+
+
 def test_small_steps_are_timed_without_the_first_one():
     runner = TimedRunner()
     costs = measure(runner, 40, runner.clock)
@@ -71,12 +75,33 @@ def test_a_step_that_fails_costs_only_the_measurement():
 
 def test_a_second_load_takes_them_from_disk():
     runner = TimedRunner()
-    costs = step_costs(runner, KEY, model_bytes=1, max_rows=8)
+    costs = load(runner)
     num_steps = len(runner.steps)
-    assert step_costs(runner, KEY, model_bytes=1, max_rows=8) == costs
-    assert len(runner.steps) == num_steps
-    step_costs(runner, {**KEY, "threads": 4}, model_bytes=1, max_rows=8)
-    assert len(runner.steps) > num_steps
+    assert load(runner) == costs
+    assert len(runner.steps) <= num_steps + 3
+    assert runner.samplers == {}
+    assert runner.used_cells() == 0
+    assert [n for n, _ in load(runner, {**KEY, "threads": 4})] == [1, 2, 4, 8]
+    assert len(runner.steps) > num_steps + 10
+
+
+def test_what_was_measured_on_a_busy_machine_is_measured_again_and_kept():
+    busy, idle = TimedRunner(scale=3.0), TimedRunner()
+    assert load(busy)[0][1] == pytest.approx(0.033)
+    assert load(idle) == load(idle)
+    assert [s for _, s in load(idle)] == pytest.approx([0.011, 0.012, 0.014, 0.018])
+
+
+def test_a_busy_machine_does_not_spoil_what_was_measured_on_an_idle_one():
+    costs = load(TimedRunner())
+    assert load(TimedRunner(scale=3.0)) == costs
+
+
+def test_a_step_that_fails_while_costs_are_checked_leaves_them_as_they_are():
+    costs = load(TimedRunner())
+    runner = TimedRunner()
+    runner.errors.append(ComputeError("made up"))
+    assert load(runner) == costs
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"rows": [[1, -2]]}', '{"rows": [3]}'])
