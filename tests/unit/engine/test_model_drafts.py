@@ -176,7 +176,7 @@ def test_a_draft_model_that_did_not_pay_is_tried_again_and_comes_back():
     runner = Turncoat(info)
     scheduler = Scheduler(runner, cost_model=FREE)
     request = Request(
-        "r", text_tokens("prompt"), SamplingParams(max_tokens=1800, ignore_eos=True), 0.0
+        "r", text_tokens("prompt"), SamplingParams(max_tokens=700, ignore_eos=True), 0.0
     )
     check_request(request, runner.info)
     scheduler.add(request, 0.0)
