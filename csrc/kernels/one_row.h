@@ -69,7 +69,7 @@ struct Weights;
 template <typename T>
 struct OneRowOfBlocks {
     static constexpr bool exists = true;
-    static constexpr int n_calls = 32;
+    static constexpr int n_calls(int n_blocks) { return 4 * n_blocks; } // of Ahead::some
 
     static void dot(const RowBytes & rows, int n_blocks, const Activations & x, float * sums, Ahead & ahead) {
         constexpr size_t block_size = sizeof(typename T::Block);
@@ -153,7 +153,7 @@ struct OneRow<Legacy<B, n_bits, minimum>> : OneRowOfBlocks<Legacy<B, n_bits, min
 template <typename B, int n_bits>
 struct OneRow<SuperBlock<B, n_bits>> {
     static constexpr bool exists = true;
-    static constexpr int n_calls = 16; // of Ahead::some
+    static constexpr int n_calls(int) { return 16; } // of Ahead::some
 
     // Adds 256 columns to the sums.
     static void dot(const RowBytes & rows, int, const Activations & x, float * sums, Ahead & ahead) {
@@ -223,7 +223,7 @@ struct OneRow<SuperBlock<B, n_bits>> {
 template <>
 struct OneRow<Q6_K> {
     static constexpr bool exists = true;
-    static constexpr int n_calls = 16;
+    static constexpr int n_calls(int) { return 16; }
 
     static void dot(const RowBytes & rows, int, const Activations & x, float * sums, Ahead & ahead) {
         IntVector scales[4][2]; // of 8 sub-blocks each

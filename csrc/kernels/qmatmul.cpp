@@ -22,16 +22,6 @@ namespace {
 
 constexpr int64_t kMaxRows = 256; // activation rows whose partial sums are kept while a panel is decoded once
 
-int32_t sum_lanes(__m128i v) {
-    v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 0xb1)));
-}
-
-int32_t sum_bytes(__m128i v) {
-    const __m128i pairs = _mm_maddubs_epi16(_mm_set1_epi8(1), v);
-    return sum_lanes(_mm_madd_epi16(pairs, _mm_set1_epi16(1)));
-}
-
 float largest_magnitude(const float * x, int n) {
     __m256 largest = _mm256_setzero_ps();
     for (int i = 0; i < n; i += 8) {
@@ -57,8 +47,12 @@ void quantize_block(const float * x, float max, int block, Activations & out) {
         _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3])),
         _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(out.q + 32 * block), bytes);
-    const int32_t first = sum_bytes(_mm256_castsi256_si128(bytes));
-    const int32_t second = sum_bytes(_mm256_extracti128_si256(bytes, 1));
+    // Their sums, of each half.
+    __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+    sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e));
+    sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0xb1));
+    const int32_t first = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums));
+    const int32_t second = _mm_cvtsi128_si32(_mm256_extracti128_si256(sums, 1));
     out.d[block] = d;
     out.d_sum[block] = d * static_cast<float>(first + second);
     out.sum32[block] = static_cast<int16_t>(first + second);
@@ -211,17 +205,18 @@ void decode(Rows & rows, int n_blocks, Panel & panel, Ahead & ahead) {
     }
 }
 
-// Chunk c of the panel that comes next; negative: none.
-Ahead part_of_panel(const Product & p, int64_t panel, int64_t c, int64_t n_chunk, int n_calls) {
+int blocks_of_chunk(const Product & p, int64_t c) {
+    return static_cast<int>(std::min<int64_t>(kChunk, p.n_columns - c * kChunk) / 32);
+}
+
+// What corresponds to chunk c in the panel that comes next; negative: none.
+Ahead part_of_panel(const Product & p, int64_t panel, int64_t c, int n_calls) {
     const int64_t first = std::max<int64_t>(panel, 0) * kPanelRows;
     const int64_t n_valid = panel < 0 ? 0 : std::min<int64_t>(kPanelRows, p.n_weights - first);
     const char * begin = reinterpret_cast<const char *>(p.weights + first * p.weight_stride);
-    const size_t bytes = n_valid * p.weight_stride;
-    return {begin + bytes * c / n_chunk, begin + bytes * (c + 1) / n_chunk, n_calls};
-}
-
-int blocks_of_chunk(const Product & p, int64_t c) {
-    return static_cast<int>(std::min<int64_t>(kChunk, p.n_columns - c * kChunk) / 32);
+    const int64_t bytes = n_valid * p.weight_stride, column = c * kChunk;
+    return {begin + bytes * column / p.n_columns,
+            begin + bytes * std::min(column + kChunk, p.n_columns) / p.n_columns, n_calls};
 }
 
 // The sums of a panel and one activation row.
@@ -229,7 +224,7 @@ template <typename T>
 void multiply_one_row(const Product & p, RowBytes rows, int64_t next, int64_t row, float * sums) {
     for (int64_t c = 0; c < n_chunks(p.n_columns); c++) {
         const int n_blocks = blocks_of_chunk(p, c);
-        Ahead ahead = part_of_panel(p, next, c, n_chunks(p.n_columns), OneRow<T>::n_calls);
+        Ahead ahead = part_of_panel(p, next, c, OneRow<T>::n_calls(n_blocks));
         OneRow<T>::dot(rows, n_blocks, p.activations[c * p.chunk_stride + row], sums, ahead);
         rows.begin += n_blocks * 32 / T::columns * sizeof(typename T::Block);
     }
@@ -251,7 +246,7 @@ void multiply_rows(const Product & p, Rows rows, int64_t next, int64_t first_row
     for (int64_t c = 0; c < n_chunk; c++) {
         const int n_blocks = blocks_of_chunk(p, c);
         const int n_decodes = (n_blocks * 32 + T::columns - 1) / T::columns * (kPanelRows / kHalf);
-        Ahead ahead = part_of_panel(p, next, c, n_chunk, n_decodes + n_blocks);
+        Ahead ahead = part_of_panel(p, next, c, n_decodes + n_blocks);
         decode<T>(rows, n_blocks, panel, ahead);
         tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows, sums, ahead);
     }
@@ -263,7 +258,13 @@ void multiply_panel(const Product & p, int64_t panel_index, int64_t next, int64_
     const int64_t first = panel_index * kPanelRows;
     const auto write = [&](int64_t first_lane, int64_t at, int64_t n) {
         for (int64_t r = 0; r < n_rows; r++) {
-            std::copy_n(sums + r * kPanelRows + first_lane, n, p.out_row(first_row + r) + at);
+            const float * from = sums + r * kPanelRows + first_lane;
+            float * to = p.out_row(first_row + r) + at;
+            if (n == kPanelRows) { // a call for 64 bytes would take as long as a product
+                store_f(to, load_f(from));
+            } else {
+                std::copy_n(from, n, to);
+            }
         }
     };
     if (p.n_weights < kPanelRows) { // one by one, in every lane
@@ -350,7 +351,9 @@ void multiply(const Product & product, int64_t first_panel, int64_t last_panel, 
     find_multiply(product.type)(product, first_panel, last_panel, upcoming);
 }
 void bring(const Product & product, int64_t panel) {
-    part_of_panel(product, panel, 0, 1, 1).some();
+    for (int64_t c = 0; c < n_chunks(product.n_columns); c++) {
+        part_of_panel(product, panel, c, 1).some();
+    }
 }
 
 } // namespace SLIPSTREAM_KERNELS_NAMESPACE
