@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.testclient import TestClient
 
-from slipstream.base.errors import InvalidRequestError
+from slipstream.base.errors import InvalidRequestError, QueueFullError
 from slipstream.runtime.settings import ServerSettings
 from slipstream.server import image_fetch
 from slipstream.server.app import create_app
@@ -151,13 +151,17 @@ def test_a_stored_answer_keeps_what_was_fetched(images: Any) -> None:
     assert len(images.asked) == 1
 
 
-def test_private_addresses_are_out_of_bounds(images: Any) -> None:
+def test_private_addresses_are_out_of_bounds(images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     port = images.url.rpartition(":")[2]
+    connected: list[Any] = []
+    monkeypatch.setattr(image_fetch.socket, "create_connection", lambda *at: connected.append(at))
     with serving(image_urls="public") as (client, _):
-        for host in ("127.0.0.1", "localhost", "[::1]", "2130706433", "[::ffff:127.0.0.1]"):
+        for host in ("127.0.0.1", "localhost", "[::1]"):
+            assert "private" in refusal(client, f"http://{host}:{port}/a.png")
+        for host in ("2130706433", "[::ffff:127.0.0.1]"):  # not every resolver knows these
             message = refusal(client, f"http://{host}:{port}/a.png")
             assert "private" in message or "cannot be fetched" in message, message
-    assert images.asked == []
+    assert connected == []
 
 
 def test_the_checked_address_is_the_one_that_is_used(
@@ -278,3 +282,32 @@ def test_what_cannot_be_fetched_is_a_bad_request(images: Any, path: str, words: 
     with serving(image_urls="any") as (client, _):
         assert words in refusal(client, f"{base}{path}?key=secret")
         assert "secret" not in refusal(client, f"{base}{path}?key=secret")
+
+
+def test_fetches_take_no_thread_that_others_wait_for(
+    images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host whose name takes for ever to resolve keeps no server from stopping; further fetches are refused."""
+    has_begun, is_over = threading.Event(), threading.Event()
+
+    def resolve(*_: Any, **__: Any) -> list[Any]:
+        has_begun.set()
+        is_over.wait(30)
+        return []
+
+    monkeypatch.setattr(image_fetch.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(image_fetch, "_threads", threading.Semaphore(1))
+    messages = body(ROUTES[0], f"{images.url}/a.png")["messages"]
+    settings = ServerSettings(image_urls="any")
+
+    async def run() -> None:
+        first = asyncio.create_task(image_fetch.fetch_images(messages, settings))
+        assert await asyncio.to_thread(has_begun.wait, 30)
+        with pytest.raises(QueueFullError, match="try again later"):
+            await image_fetch.fetch_images(messages, settings)
+        first.cancel()
+
+    try:
+        asyncio.run(run())  # does not wait for the thread
+    finally:
+        is_over.set()

@@ -223,8 +223,7 @@ def serve(
         if hold is not None:
             hold.publish(url, settings.port)
         _print_ready(url, served)
-        if not served:
-            manager.by_hand.take_over(restore=settings.restore_models)
+        manager.by_hand.take_over(restore=not served and settings.restore_models)
 
     try:
         run(manager, settings, current=store.current, access=access, before=load, on_ready=ready)

@@ -90,12 +90,12 @@ class PrefixFiles:
         path = self._folder / (name + _SUFFIX)
         if not self.fits(len(tokens), len(state)):
             return None
+        if self._queue.full():
+            return None
         content = _HEAD.pack(_MAGIC, len(tokens)) + tokens.tobytes() + state
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="slipstream-files", daemon=True)
             self._thread.start()
-        if self._queue.full():
-            return None
         with self._lock:
             self.num_bytes += len(content) - self._sizes.pop(path, 0)
             self._sizes[path] = len(content)
@@ -133,11 +133,15 @@ class PrefixFiles:
         """Delete files until the rest is within the budget, those of other processes too; return which."""
         self._look_around()
         removed = []
-        while self.num_bytes > self._max_bytes and len(self._sizes) > 1:
-            path = next(iter(self._sizes))
+        while (path := self._oldest_too_many()) is not None:
             self.remove(path)
             removed.append(path)
         return removed
+
+    def _oldest_too_many(self) -> Path | None:
+        with self._lock:  # the writer forgets what it could not write
+            is_over = self.num_bytes > self._max_bytes and len(self._sizes) > 1
+            return next(iter(self._sizes)) if is_over else None
 
     def close(self, timeout_s: float) -> None:
         """Wait for what is being written, but no longer than `timeout_s`. Idempotent."""

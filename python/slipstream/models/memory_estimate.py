@@ -161,7 +161,7 @@ def _estimate(
         process_bytes=_PROCESS_BYTES + _TOKEN_BYTES * num_vocab,
         context_length=num_tokens,
         gpu_bytes=0 if backend == "cpu" else _gpu_bytes(header, config, kv_bytes),
-        is_gpu_apart=backend in ("cuda", "vulkan"),
+        is_gpu_apart=backend == "cuda",  # what Vulkan finds is often the processor's own graphics
         is_mapped=config.mmap,
     )
 

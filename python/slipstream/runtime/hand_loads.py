@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as _replace
 
-from slipstream.base.errors import InsufficientMemoryError, SlipstreamError
+from slipstream.base.errors import (
+    InsufficientMemoryError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    SlipstreamError,
+)
 from slipstream.runtime.instance import Instance
 from slipstream.runtime.kept_loads import KeptLoad
 from slipstream.runtime.load_options import NO_OPTIONS, LoadOptions
@@ -154,12 +159,15 @@ class HandLoads:
                     pass
             except SlipstreamError as error:
                 _log.error("%s is not loaded again: %s", load.identifier, error)
-                if self._kept is not None:
+                # What may pass, such as memory that others hold just now, costs this server the model, not the next.
+                is_lasting = isinstance(error, (ModelNotFoundError, InvalidRequestError))
+                if self._kept is not None and is_lasting:
                     self._kept.drop(load.identifier)
 
     def _keep(self, instance: Instance, options: LoadOptions) -> None:
         """Have the next server load an instance again, if its model has a name there."""
-        if self._kept is None or instance.is_pinned or instance.info is None:
+        is_there = self._instances.known(instance.identifier) is instance
+        if self._kept is None or instance.is_pinned or instance.info is None or not is_there:
             return
         load = KeptLoad(
             identifier=instance.identifier,
@@ -170,6 +178,10 @@ class HandLoads:
         self._kept.add(load)
 
     def _forget(self, instance: Instance) -> None:
-        is_kept = not (instance.is_pinned or instance.is_jit or self._is_closed)
-        if self._kept is not None and is_kept:
+        if not instance.is_jit and not self._is_closed:
+            self.forget(instance)
+
+    def forget(self, instance: Instance) -> None:
+        """Have the next server load an instance no more, whoever loaded it here."""
+        if self._kept is not None and not instance.is_pinned:
             self._kept.drop(instance.identifier)

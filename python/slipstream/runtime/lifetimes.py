@@ -80,6 +80,8 @@ class Lifetimes:
         """Unload what was idle for too long. Called by the timer; tests call it after they moved the clock."""
         now_s = self._clock()
         for instance in self._instances:
+            if instance.num_waiters:  # its load has ended, and a request is about to go on with it
+                self.touch(instance)
             deadline_s = instance.idle_deadline(self._current().ttl_s)
             if deadline_s is not None and deadline_s <= now_s:
                 why = "another one took its place" if instance.is_outdated else "idle for its TTL"

@@ -97,6 +97,8 @@ def make_config(base: LoadConfig, *layers: Mapping[str, Any]) -> LoadConfig:
     """
     fields = msgspec.structs.asdict(base)
     for layer in layers:
+        if "gpu_layers" in layer:  # two ways to say one thing: the layer on top decides
+            fields["gpu_ratio"] = None
         for name, value in layer.items():
             if name not in fields:
                 message = f"{name[:64]!r} is no load setting; there are {', '.join(fields)}"

@@ -204,6 +204,7 @@ class ModelManager:
         instance = self._instances.known(name) if name else None
         if instance is None:
             instance = self._instances.get(name)
+        self.by_hand.forget(instance)
         await asyncio.shield(self._lifetimes.drop(instance, "unloaded"))
         return instance.identifier
 
@@ -297,7 +298,9 @@ class ModelManager:
         if options is None or instance.load is not None or instance.living_engine() is not None:
             return
         config = await self._planner.configure_served(instance, options)
-        instance.model = _replace(instance.model, config=config)
+        is_as_before = instance.model.options is options and instance.load is None
+        if is_as_before and instance.living_engine() is None:
+            instance.model = _replace(instance.model, config=config)
 
     def _begin(self, instance: Instance, *, force: bool = False) -> None:
         """Start the load of an instance, if it is neither loaded nor loading."""

@@ -20,11 +20,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from slipstream.base.errors import InvalidRequestError
+from slipstream.base.errors import InvalidRequestError, QueueFullError
 from slipstream.server.images import MAX_IMAGE_BYTES, MAX_IMAGES, is_remote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from starlette.requests import Request
 
@@ -37,6 +37,8 @@ _MAX_REDIRECTS = 3
 _REDIRECTS = {301, 302, 303, 307, 308}
 _OK = 200
 _NUM_AT_ONCE = 4
+_MAX_THREADS = 32
+_threads = threading.Semaphore(_MAX_THREADS)  # of all requests
 _PORTS = {"http": 80, "https": 443}
 _UNICAST = ipaddress.ip_network(
     "2000::/3"
@@ -101,7 +103,7 @@ async def _fetch_all(urls: Sequence[str], settings: ServerSettings) -> dict[str,
     async def one(url: str) -> str:
         nonlocal num_left
         async with turns:
-            found = await asyncio.to_thread(_fetch, url, deadline_s, may_be_private)
+            found = await _in_thread(_fetch, url, deadline_s, may_be_private)
         num_left -= len(found.data)
         if num_left < 0:
             message = f"the images have more than {settings.max_body_bytes} bytes together"
@@ -114,6 +116,36 @@ async def _fetch_all(urls: Sequence[str], settings: ServerSettings) -> dict[str,
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return {url: task.result() for url, task in tasks.items()}
+
+
+async def _in_thread(work: Callable[..., _Found], *arguments: object) -> _Found:
+    """Do a fetch on a thread of its own.
+
+    To resolve a name may take long and cannot be cut short: the event loop's own threads, which chats and loads wait
+    for, would soon be taken by a few slow hosts, and a server that stops would wait for them.
+    """
+    if not _threads.acquire(blocking=False):
+        message = f"{_MAX_THREADS} images are being fetched; try again later"
+        raise QueueFullError(message)
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_Found] = loop.create_future()
+
+    def tell(settle: Callable[[Any], None], value: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
+            loop.call_soon_threadsafe(lambda: None if done.done() else settle(value))
+
+    def run() -> None:
+        try:
+            found = work(*arguments)
+        except Exception as error:  # the thread's edge: whatever it is belongs to the request
+            tell(done.set_exception, error)
+        else:
+            tell(done.set_result, found)
+        finally:
+            _threads.release()
+
+    threading.Thread(target=run, name="slipstream-image", daemon=True).start()
+    return await done
 
 
 def _fetch(url: str, deadline_s: float, may_be_private: bool) -> _Found:

@@ -21,8 +21,8 @@ def clock():
 
 @pytest.fixture
 def make(engines, clock):
-    def make(*models):
-        options = {"clock": clock, "estimates": small, "memory": machine()}
+    def make(*models, memory=None):
+        options = {"clock": clock, "estimates": small, "memory": memory or machine()}
         return ModelManager(models, kept=KeptLoads(), **options)
 
     return make
@@ -124,6 +124,35 @@ def test_a_load_that_fails_or_is_there_already_hinders_no_other(make, engines, m
         await until(lambda: set(loaded(manager)) == {"asked-for", "last"})
         await manager.close()
         assert set(kept()) == {"asked-for", "last"}
+
+    run(test())
+
+
+def test_a_load_that_may_work_another_time_is_kept(make, engines, caplog):
+    async def test():
+        manager = make()
+        await load_as(manager, A, "mine")
+        await manager.close()
+        manager = make(memory=machine(free_mib=1, total_mib=1))  # others hold it just now
+        manager.by_hand.take_over()
+        await until(lambda: "is not loaded again" in caplog.text)
+        await manager.close()
+        assert set(kept()) == {"mine"}
+
+    run(test())
+
+
+def test_what_the_last_server_had_is_forgotten_when_it_is_unloaded_whoever_loaded_it(make):
+    async def test():
+        manager = make()
+        await load(manager, A)
+        await manager.close()
+        manager = make()
+        manager.by_hand.take_over(restore=False)
+        await manager.client(A)  # on request
+        await manager.unload(A)
+        await manager.close()
+        assert kept() == {}
 
     run(test())
 

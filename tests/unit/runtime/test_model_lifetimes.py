@@ -14,7 +14,7 @@ from slipstream.base.errors import (
 )
 from slipstream.base.load_config import LoadConfig
 from slipstream.runtime import loader
-from slipstream.runtime.load_options import LoadOptions, ModelDefaults
+from slipstream.runtime.load_options import LoadOptions, ModelDefaults, make_config
 from slipstream.runtime.model_manager import ModelManager, ServedModel
 from slipstream.runtime.settings import ServerSettings
 from tests.support.fake_engine import FakeClock, FakeEngine, machine, small
@@ -158,6 +158,30 @@ def test_a_request_may_name_its_own_time_and_what_is_loaded_by_hand_stays(make, 
         assert loaded(manager) == [B]
 
     run(test())
+
+
+def test_a_model_is_not_idle_while_somebody_waits_for_it(make, engines, clock):
+    async def test():
+        manager = make()
+        await load(manager, A, ttl_s=1)
+        instance = manager._instances.known(A)
+        instance.num_waiters = 1  # its load has ended, the request goes on with it in a moment
+        clock.now_s += 2
+        manager.unload_idle()
+        assert loaded(manager) == [A]
+        instance.num_waiters = 0
+        clock.now_s += 2
+        manager.unload_idle()
+        assert loaded(manager) == []
+
+    run(test())
+
+
+def test_the_layer_on_top_says_what_goes_to_the_gpu():
+    config = make_config(LoadConfig(), {"gpu_ratio": 0.5}, {"gpu_layers": 7})
+    assert (config.gpu_layers, config.gpu_ratio) == (7, None)
+    config = make_config(LoadConfig(), {"gpu_layers": 7}, {"gpu_ratio": 0.5})
+    assert config.gpu_ratio == 0.5
 
 
 def test_new_settings_count_for_what_is_idle_already(make, clock):
