@@ -120,7 +120,9 @@ class CountTokensRequest(Schema):
         thinking: See Thinking.
         output_config: See OutputConfig.
         cache_control: Accepted, without effect, here and on blocks: every prompt is cached.
-        speed: Accepted, without effect, as are the fields after it.
+        speed: Accepted, without effect.
+        user_profile_id: Likewise.
+        workspace_id: Likewise.
     """
 
     model: Annotated[str, Field(max_length=1024)]
