@@ -6,15 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from slipstream.base.types import FinishReason, OutputDelta, Reasoning, ToolCallDelta, Usage
-from tests.support.fake_generation import MODEL
+from slipstream.runtime.settings import ServerSettings
+from slipstream.server.app import create_app
+from slipstream.server.inline_reasoning import InlineReasoning
+from tests.support.fake_generation import MODEL, FakeGeneration, FakeManager
 
 if TYPE_CHECKING:
-    from starlette.testclient import TestClient
-
     from slipstream.base.types import GenerationSpec
-    from tests.support.fake_generation import FakeGeneration, Step
+    from tests.support.fake_generation import Step
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 URL = "/v1/chat/completions"
@@ -156,3 +158,28 @@ def test_functions_are_tools_of_old(client: TestClient, generation: FakeGenerati
     client.post(URL, json={**HELLO, "functions": [TOOL["function"]], "parallel_tool_calls": False})
     assert generation.specs[0].tools == [TOOL]
     assert not generation.specs[0].parallel_tool_calls
+
+
+def test_a_setting_leaves_reasoning_in_the_content() -> None:
+    generation = FakeGeneration(FakeManager())
+    generation.script = calling
+    settings = ServerSettings(separate_reasoning=False)
+    app = create_app(generation, generation.models, settings)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        message = client.post(URL, json=HELLO).json()["choices"][0]["message"]
+        text = client.post(URL, json={**HELLO, "stream": True}).text
+    assert message["content"].startswith("<think>\nHmm.\n</think>\n\nI look.")
+    assert "reasoning_content" not in message
+    assert message["tool_calls"]
+    assert "reasoning" not in text
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    pieces = [event["choices"][0]["delta"].get("content") or "" for event in events]
+    assert "".join(pieces) == message["content"]
+
+
+def test_reasoning_that_is_cut_off_has_no_end_tag() -> None:
+    inline = InlineReasoning()
+    deltas = [OutputDelta("r", reasoning="a"), OutputDelta("r", reasoning="b"), OutputDelta("r")]
+    for delta in deltas:
+        inline.move(delta)
+    assert [delta.text for delta in deltas] == ["<think>\na", "b", ""]

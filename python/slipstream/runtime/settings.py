@@ -30,6 +30,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_body_bytes: Larger request bodies are refused. 32 MiB hold an image or two of the largest size.
         keep_alive_s: Seconds between comments in a stream that has no output yet.
         context_overflow: What becomes of chats and answers that do not fit the context, where a request does not say.
+        separate_reasoning: Give reasoning as `reasoning_content` in chats of OpenAI's form; else it is in the content.
         image_urls: Fetch images that requests name by http(s) URLs: `off`, from `public` addresses only, or from `any`,
             which lets who may use the server reach what it can reach.
         image_timeout_s: Seconds that fetching the images of a request may take.
@@ -56,6 +57,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 32 << 20
     keep_alive_s: float = 5.0
     context_overflow: Literal["error", "truncate_middle", "rolling_window"] = "error"
+    separate_reasoning: bool = True
     image_urls: ImageUrls = "off"
     image_timeout_s: float = 10.0
     jit: bool = True

@@ -16,6 +16,7 @@ from slipstream.server.body import parse_body
 from slipstream.server.context import FINGERPRINT, context_of
 from slipstream.server.draft_stats import draft_stats, status_of
 from slipstream.server.image_fetch import fetched
+from slipstream.server.inline_reasoning import InlineReasoning
 from slipstream.server.metrics import Tracker
 from slipstream.server.openai_answers import (
     ChatChoice,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from slipstream.base.types import GenerationSpec
+    from slipstream.base.types import GenerationSpec, OutputDelta
     from slipstream.runtime.model_manager import ModelManager
     from slipstream.server.context import ServerContext
     from slipstream.server.openai_answers import Answer
@@ -106,10 +107,17 @@ class _Call:
             config={"draft_model": request.draft_model} if request.draft_model else {},
             ttl_s=request.ttl,
         )
+        is_inline = not context.settings.separate_reasoning
+        self._inline = [InlineReasoning() if is_inline else None for _ in specs]
         self.include_usage = options is not None and bool(options.include_usage)
 
     def tracker(self, model: str) -> Tracker:
         return Tracker(self.context.metrics, model, len(self.specs), self.arrival_s)
+
+    def _put_inline(self, index: int, delta: OutputDelta) -> None:
+        inline = self._inline[index]
+        if inline is not None:
+            inline.move(delta)
 
     async def collect(self) -> tuple[str, list[GenerationResult]]:
         """Return the key of the model that answered, and the result of each choice."""
@@ -120,6 +128,7 @@ class _Call:
             tracker = self.tracker(stream.model)
             async for index, delta in stream:
                 tracker.add(index, delta)
+                self._put_inline(index, delta)
                 results[index] = collectors[index].add(delta) or results[index]
         return stream.model, [result for result in results if result is not None]
 
@@ -142,6 +151,7 @@ class _Call:
             ends = [Ending(None, None, Usage())] * len(choices)
             async for index, delta in stream:
                 tracker.add(index, delta)
+                self._put_inline(index, delta)
                 if delta.finish_reason is not None:
                     usage = delta.usage or Usage()
                     ends[index] = Ending(delta.finish_reason, delta.stop_string, usage)
