@@ -24,7 +24,9 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_engine_gives_the_tokens_of_the_bare_loop(dev_models: Path, name: str) -> None:
     path = dev_models / f"{name}.gguf"
-    model = Model(path)
+    model = Model(
+        path, repack=False
+    )  # as for several requests at a time: the same kernels, so the same bits
     context = Context(model, n_ctx=1024, n_seq_max=8)
     prompt = model.tokenize(PROMPT)
     context.decode(np.array(prompt, dtype=np.int32))

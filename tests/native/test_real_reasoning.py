@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.dev_models, pytest.mark.slow]
 ASK = [{"role": "user", "content": "Is 7 a prime number? Answer in one word."}]
+LONG = [{"role": "user", "content": "Think of the numbers from one to forty, one after the other."}]
+YES_OR_NO = OutputFormat(kind="choice", value='["yes", "no"]')
 GREEDY = SamplingParams(temperature=0.0, max_tokens=60)
 
 
@@ -27,23 +29,24 @@ def llm(dev_models: Path) -> Iterator[LLM]:
         yield value
 
 
-def test_a_budget_ends_the_thinking_and_an_answer_follows(llm: LLM) -> None:
-    answer = llm.chat(ASK, GREEDY, reasoning=Reasoning(budget=12))
+def test_a_budget_ends_the_thinking_and_an_answer_in_its_form_follows(llm: LLM) -> None:
+    answer = llm.chat(LONG, GREEDY, reasoning=Reasoning(budget=12), output_format=YES_OR_NO)
     assert answer.reasoning
-    assert 0 < answer.usage.num_reasoning_tokens <= 12 + 8, "and the tokens of the end tag"
-    assert answer.text.strip()
-    assert "think>" not in answer.text + answer.reasoning
+    assert 12 <= answer.usage.num_reasoning_tokens <= 12 + 8, "and the tokens of the end tag"
+    assert answer.text.strip() in ("yes", "no")
 
 
 def test_off_is_no_thinking_at_all(llm: LLM) -> None:
     for reasoning in (Reasoning(effort="off"), Reasoning(budget=0)):
-        answer = llm.chat(ASK, GREEDY, reasoning=reasoning)
-        assert (answer.reasoning, answer.usage.num_reasoning_tokens) == ("", 0)
-        assert answer.text.strip()
+        answer = llm.chat(ASK, GREEDY, reasoning=reasoning, output_format=YES_OR_NO)
+        assert answer.reasoning == ""
+        assert answer.usage.num_reasoning_tokens <= 8, (
+            "the end tag, where the template begins thinking"
+        )
+        assert answer.text.strip() in ("yes", "no")
 
 
-def test_content_keeps_its_form_after_thinking(llm: LLM) -> None:
-    form = OutputFormat(kind="choice", value='["yes", "no"]')
-    answer = llm.chat(ASK, GREEDY, reasoning=Reasoning(budget=12), output_format=form)
-    assert answer.reasoning
-    assert answer.text.strip() in ("yes", "no")
+def test_without_a_budget_it_thinks_for_as_long_as_it_likes(llm: LLM) -> None:
+    answer = llm.chat(LONG, GREEDY, reasoning=Reasoning(effort="on"))
+    assert answer.usage.num_reasoning_tokens > 20
+    assert "think>" not in answer.text + answer.reasoning
