@@ -74,7 +74,7 @@ void Drafter::close(int32_t seq_id) {
     s.n_agreeing = 0;
 }
 
-void Drafter::accept(int32_t seq_id, int32_t token) {
+void Drafter::forget_drafts(int32_t seq_id) {
     Sequence & s = sequences_[size_t(seq_id)];
     if (!s.drafted.empty()) {
         // What was computed for the drafts counts again as far as the text turns out to be them.
@@ -83,6 +83,11 @@ void Drafter::accept(int32_t seq_id, int32_t token) {
     }
     s.drafts.clear();
     s.sampler.reset();
+}
+
+void Drafter::accept(int32_t seq_id, int32_t token) {
+    forget_drafts(seq_id);
+    Sequence & s = sequences_[size_t(seq_id)];
     const size_t before = s.text.size();
     map_.append_draft(token, s.text);
     if (s.n_agreeing == before) {
@@ -98,6 +103,7 @@ std::vector<DraftToken> Drafter::take_drafts(int32_t seq_id) {
 }
 
 int32_t Drafter::lag(int32_t seq_id) const {
+    context_.check_seq(seq_id);
     const Sequence & s = sequences_[size_t(seq_id)];
     return int32_t(std::max<size_t>(n_wanted(s) - std::min(s.n_agreeing, n_wanted(s)), 1));
 }

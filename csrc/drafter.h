@@ -32,6 +32,7 @@ class Drafter {
     // Text of a sequence, in the target's tokens.
     void open(int32_t seq_id, const std::vector<int32_t> & prompt);
     void accept(int32_t seq_id, int32_t token); // forgets the drafts
+    void forget_drafts(int32_t seq_id);         // the next one follows the text
     void close(int32_t seq_id);                 // what is computed stays, for a text that begins alike
 
     // One more draft for each sequence, behind those since its last accept(). A sequence whose text is not computed yet
@@ -40,7 +41,7 @@ class Drafter {
     // Throws as Context::decode; the sequences concerned are computed anew the next time.
     std::vector<DraftToken> extend(const std::vector<int32_t> & seq_ids,
                                    const std::vector<Sampler *> & samplers, int32_t max_rows);
-    // Tokens a sequence has to compute before its next draft.
+    // Tokens a sequence has to compute before its next draft. Throws InvalidBatchError for an id there is not.
     int32_t lag(int32_t seq_id) const;
     uint64_t n_computed() const { return n_computed_; } // tokens, so far
     // The drafts since the last accept(); the sequence has none afterwards.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "rejection.h"
 
@@ -63,8 +64,8 @@ void Runner::close_sequence(int32_t seq_id) {
     context_.check_seq(seq_id);
     Slot & slot = slots_[size_t(seq_id)];
     if (shared_ && slot.sampler) {
-        if (heard_.size() > MAX_HEARD) {
-            heard_ = {};
+        if (heard_.size() > MAX_HEARD / 2) {
+            heard_before_ = std::exchange(heard_, {});
         }
         heard_.append(slot.index.tokens(), slot.n_prompt);
     }
@@ -131,8 +132,17 @@ StepResult Runner::step(const Step & step) {
                         format("sequence %d has drafts and is not sampled", step.seq_ids[s]));
         }
     }
-    context_.decode_leased(
-        {step.tokens.size(), step.tokens.data(), positions_.data(), seq_ids_.data(), outputs_.data()});
+    try {
+        context_.decode_leased(
+            {step.tokens.size(), step.tokens.data(), positions_.data(), seq_ids_.data(), outputs_.data()});
+    } catch (...) {
+        for (const auto & [first, s] : rows_) { // whoever plans the step again drafts again
+            if (drafter_ != nullptr) {
+                drafter_->forget_drafts(step.seq_ids[s]);
+            }
+        }
+        throw;
+    }
     if (step.wait_masks) {
         step.wait_masks();
     }
@@ -174,7 +184,7 @@ void Runner::verify(const Step & step, int32_t first, size_t s, StepResult & res
         drawn = drafter_->take_drafts(step.seq_ids[s]);
     }
     int32_t n_sampled = 0;
-    bool agrees = true;
+    bool agrees = true, failed = false;
     while (agrees && n_sampled <= n_drafts) {
         const int32_t index = first + n_sampled;
         const DraftToken * draft = nullptr;
@@ -190,15 +200,17 @@ void Runner::verify(const Step & step, int32_t first, size_t s, StepResult & res
             result.rows.push_back(sample_row(step.seq_ids[s], context_.logits_leased(index), draft, mask));
         } catch (const Error & error) {
             result.errors.push_back({int32_t(result.counts.size()), error.kind(), error.what()});
-            result.counts.push_back(n_sampled);
-            return; // its drafts stay in memory for whoever ends the sequence
+            failed = true;
+            break;
         }
         agrees = n_sampled < n_drafts && result.rows.back().token == step.tokens[size_t(index) + 1];
         n_sampled++;
     }
     result.counts.push_back(n_sampled);
-    if (n_sampled <= n_drafts &&
-        !context_.seq_rm_leased(step.seq_ids[s], positions_[size_t(first)] + n_sampled, -1)) {
+    // The last token sampled is not computed yet, by the accounts of whoever planned this, even if its draft was.
+    const int32_t n_kept = std::max(n_sampled, 1);
+    if ((failed || n_sampled <= n_drafts) && n_kept <= n_drafts &&
+        !context_.seq_rm_leased(step.seq_ids[s], positions_[size_t(first)] + n_kept, -1)) {
         throw Error("ComputeError", "this memory cannot take rejected drafts out again");
     }
 }
@@ -218,10 +230,12 @@ std::vector<Proposal> Runner::propose(const std::vector<int32_t> & seq_ids, int3
         Proposal & proposal = proposals[i];
         proposal.match = own.propose(own, behind, max_tokens, proposal.tokens);
         if (shared_) {
-            std::vector<int32_t> tokens;
-            const int32_t match = heard_.propose(own, behind, max_tokens, tokens);
-            if (match > proposal.match) {
-                proposal = {match, std::move(tokens)};
+            for (const NgramIndex * heard : {&heard_, &heard_before_}) {
+                std::vector<int32_t> tokens;
+                const int32_t match = heard->propose(own, behind, max_tokens, tokens);
+                if (match > proposal.match) {
+                    proposal = {match, std::move(tokens)};
+                }
             }
         }
     }

@@ -91,7 +91,7 @@ class Runner {
     // Computes and samples. A draft is accepted if it is what the sequence's own sampler picks in its place, so the
     // tokens are those of plain steps, with the same random numbers; behind the first that is not, drafts are taken
     // out of memory again. Drafts that draft() has drawn at random are judged by rejection_sample instead. Errors as
-    // Context::decode; a sequence whose sampler fails has its error in the result; its computed tokens stay in memory.
+    // Context::decode; a sequence whose sampler fails has its error in the result; its computed tokens stay in memory, drafts as above.
     StepResult step(const Step & step);
 
     // Up to `max_tokens` drafts for each sequence, from its text so far with drafts[i] behind it; `drafts` may be
@@ -120,7 +120,8 @@ class Runner {
     bool ngram_, shared_;
     Drafter * drafter_;
     std::vector<Slot> slots_;
-    NgramIndex heard_;                         // outputs of closed sequences, with `shared`
+    // Outputs of closed sequences, with `shared`: the latest, and about as many before them.
+    NgramIndex heard_, heard_before_;
     std::vector<int32_t> positions_, seq_ids_; // scratch of step()
     std::vector<uint8_t> outputs_;
     std::vector<std::pair<int32_t, size_t>> rows_; // batch index of the first output, index in the step

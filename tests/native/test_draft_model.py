@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from slipstream import LLM, GenerationSpec, Speculation, _core
-from slipstream.base.errors import DraftModelError, InvalidRequestError, ModelLoadError
+from slipstream.base.errors import (
+    DraftModelError,
+    InvalidBatchError,
+    InvalidRequestError,
+    ModelLoadError,
+)
 from slipstream.base.load_config import LoadConfig
 from slipstream.base.sampling import SamplingParams
 from slipstream.engine.llama_runner import LlamaRunner
@@ -159,6 +164,16 @@ def test_a_long_prompt_is_read_in_pieces_before_anything_is_drafted(
     assert token >= 0
     assert confidence > 0
     assert num_rows == 29
+    runner.close()
+
+
+def test_an_id_beyond_the_sequences_has_no_lag(
+    tiny_path: Callable[[str], Path], other_path: Path
+) -> None:
+    runner = load(tiny_path("llama"), other_path)
+    for seq_id in (-1, runner.info.max_num_seqs, 10**6):
+        with pytest.raises(InvalidBatchError, match="sequence"):
+            runner.draft_lag(seq_id)
     runner.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from slipstream import LLM
@@ -104,6 +105,26 @@ def test_drafts_of_several_sequences_share_a_step(tiny_path: Callable[[str], Pat
     result = runner.step(scheduled)
     assert result.counts == [4, 1]
     assert result.token_ids == [*expected[1:5], expected[1]]
+
+
+@pytest.mark.parametrize("num_good_rows", [0, 1, 2])
+def test_drafts_leave_memory_when_a_row_cannot_be_sampled(
+    tiny_path: Callable[[str], Path], num_good_rows: int
+) -> None:
+    runner = load(tiny_path("llama"))
+    sampling = SamplingParams(temperature=0.0)
+    expected = plain_run(runner, sampling)
+    runner.trim(0, 0)
+    runner.open_sequence(0, sampling, PROMPT)
+    runner.step([ScheduledSequence(0, 0, PROMPT, True)])
+    masks = np.zeros((4, 10), np.uint32)
+    masks[:num_good_rows] = 0xFFFFFFFF
+    start, tokens = len(PROMPT), expected[:4]
+    *_, counts, errors = runner._runner.step([0], [start], [4], tokens, [True], [3], [0], masks)
+    assert counts == [num_good_rows]
+    assert [index for index, _, _ in errors] == [0]
+    # What is in memory is what a request has computed: all it was given but the last.
+    assert runner._context.seq_pos_max(0) + 1 == start + max(1, num_good_rows)
 
 
 def test_the_index_proposes_what_followed_before(tiny_path: Callable[[str], Path]) -> None:
