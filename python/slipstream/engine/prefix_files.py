@@ -90,12 +90,12 @@ class PrefixFiles:
         path = self._folder / (name + _SUFFIX)
         if not self.fits(len(tokens), len(state)):
             return None
-        if self._queue.full():
-            return None
-        content = _HEAD.pack(_MAGIC, len(tokens)) + tokens.tobytes() + state
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="slipstream-files", daemon=True)
             self._thread.start()
+        if self._queue.full():
+            return None
+        content = _HEAD.pack(_MAGIC, len(tokens)) + tokens.tobytes() + state
         with self._lock:
             self.num_bytes += len(content) - self._sizes.pop(path, 0)
             self._sizes[path] = len(content)
