@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
-import psutil
-from servers import Shape, running, slipstream_command
+from servers import Shape, api_process, running, slipstream_command
 
 from slipstream.benchmark.report import provenance
 from slipstream.benchmark.stats import paired_ratio, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import psutil
 
 BAR_US = 60.0
 
@@ -87,16 +88,6 @@ async def one_round(url: str, route: Route, number: int, streams: int, tokens: i
         prompts = [f"{number} {i} Tell a long story." for i in range(streams)]
         bodies = [route.body(prompt, tokens) for prompt in prompts]
         return sum(await asyncio.gather(*(stream(client, route, body) for body in bodies)))
-
-
-def api_process(url: str) -> psutil.Process:
-    """Return the server's own process: the one that listens."""
-    port = int(url.rpartition(":")[2])
-    for process in psutil.Process().children():
-        if any(c.laddr and c.laddr.port == port for c in process.net_connections("tcp")):
-            return process
-    message = f"no child listens on {port}"
-    raise RuntimeError(message)
 
 
 def cpu_s(process: psutil.Process) -> float:

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from programs import compiled
+
 from slipstream.benchmark.report import provenance
 from slipstream.benchmark.stats import paired_ratio, summarize
 
@@ -59,18 +61,6 @@ SHAPES = [
 ]
 
 
-def build(folder: str) -> str:
-    """Compile the program with the ggml of this checkout."""
-    program = str(Path(folder) / "attention_time")
-    libraries = [str(GGML / f"lib{name}.a") for name in ("ggml", "ggml-cpu", "ggml-base")]
-    source = Path(__file__).with_name("attention_time.cpp")
-    subprocess.run(
-        [os.environ.get("CXX") or "c++", "-O2", "-std=c++17", "-march=native", str(source),
-         "-I", str(ROOT / "third_party/llama.cpp/ggml/include"), "-Wl,--start-group", *libraries,
-         "-Wl,--end-group", "-lpthread", "-ldl", "-lm", "-o", program], check=True)  # fmt: skip
-    return program
-
-
 def run(program: str, kernels: str, arguments: list[str]) -> float:
     """Return what the program says."""
     environment = os.environ | {"SLIPSTREAM_KERNELS": kernels}
@@ -108,7 +98,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        program = build(folder)
+        program = compiled("attention_time", Path(folder), "-O2", "-march=native", ggml=GGML)
         results = [measure(program, shape, arguments.rounds) for shape in SHAPES]
     if arguments.json:
         report = {"provenance": provenance(), "results": results}

@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from programs import compiled
+
 from slipstream.benchmark.report import provenance
 from slipstream.benchmark.stats import paired_ratio, summarize
 from slipstream.models.gguf import check_model_file
@@ -113,20 +115,7 @@ class Arm:
 def machine_limits(threads: int) -> dict[str, float]:
     """Compile and run machine_limits.cpp."""
     with tempfile.TemporaryDirectory() as folder:
-        program = str(Path(folder) / "machine_limits")
-        compiler = os.environ.get("CXX") or "c++"
-        source = str(FOLDER / "machine_limits.cpp")
-        command = [
-            compiler,
-            "-O3",
-            "-std=c++17",
-            "-march=native",
-            source,
-            "-o",
-            program,
-            "-lpthread",
-        ]
-        subprocess.run(command, check=True)
+        program = compiled("machine_limits", Path(folder), "-O3", "-march=native")
         limits: dict[str, float] = json.loads(subprocess.check_output([program, str(threads)]))
     return limits
 

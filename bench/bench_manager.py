@@ -10,10 +10,8 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from typing import TYPE_CHECKING
+
+from servers import api_process, running
 from starlette.testclient import TestClient
 
 from slipstream.base.config import demo_model_path
@@ -30,6 +31,9 @@ from slipstream.runtime.model_manager import ModelManager
 from slipstream.server.app import create_app
 from tests.support.fake_engine import FakeEngine, machine, small
 from tests.support.tiny_gguf import write_tiny_model
+
+if TYPE_CHECKING:
+    import psutil
 
 NUM_MODELS = 500
 NUM_STREAMS = 200
@@ -88,9 +92,8 @@ async def per_request() -> dict[str, float]:
     return figures
 
 
-def rss_mib(pid: int) -> float:
-    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
+def rss_mib(process: psutil.Process) -> float:
+    return process.memory_info().rss / (1 << 20)
 
 
 def connect(port: int, body: dict) -> socket.socket:
@@ -123,56 +126,34 @@ def with_server() -> dict[str, float]:
         target = Path(folder) / "models/pub/demo/demo.gguf"
         target.parent.mkdir(parents=True)
         target.symlink_to(demo)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [
-            sys.executable,
-            "-m",
-            "slipstream",
-            "serve",
-            str(demo),
-            "--port",
-            str(port),
-            "--log-level",
-            "error",
-        ]
-        environment = {**os.environ, "SLIPSTREAM_HOME": folder}
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=environment
-        ) as server:
-            try:
-                assert str(port) in server.stdout.readline()
-                url = f"http://127.0.0.1:{port}"
-                key = httpx2.get(f"{url}/v1/models").json()["data"][0]["id"]
-                body = {
-                    "model": key,
-                    "messages": [{"role": "user", "content": "Say hello."}],
-                    "max_tokens": 8,
-                    "stream": True,
-                }
-                times = []
-                for _ in range(9):
-                    httpx2.post(
-                        f"{url}/api/v1/models/unload", json={"instance_id": key}, timeout=30
-                    )
-                    times.append(first_token_s(port, body))
-                warm = [first_token_s(port, body) for _ in range(9)]
-                before = rss_mib(server.pid)
-                body["max_tokens"] = 100000
-                streams = [connect(port, body) for _ in range(NUM_STREAMS)]
-                time.sleep(3.0)
-                after = rss_mib(server.pid)
-                for stream in streams:
-                    stream.close()
-                return {
-                    "load on request to the first token (s)": statistics.median(times),
-                    "first token of a loaded model (s)": statistics.median(warm),
-                    f"memory of {NUM_STREAMS} waiting streams (MiB)": after - before,
-                }
-            finally:
-                server.terminate()
-                server.wait(10)
+        command = [sys.executable, "-m", "slipstream", "serve", str(demo), "--log-level", "error"]
+        with running(command, SLIPSTREAM_HOME=folder) as url:
+            port = int(url.rpartition(":")[2])
+            key = httpx2.get(f"{url}/v1/models").json()["data"][0]["id"]
+            body = {
+                "model": key,
+                "messages": [{"role": "user", "content": "Say hello."}],
+                "max_tokens": 8,
+                "stream": True,
+            }
+            times = []
+            for _ in range(9):
+                httpx2.post(f"{url}/api/v1/models/unload", json={"instance_id": key}, timeout=30)
+                times.append(first_token_s(port, body))
+            warm = [first_token_s(port, body) for _ in range(9)]
+            process = api_process(url)
+            before = rss_mib(process)
+            body["max_tokens"] = 100000
+            streams = [connect(port, body) for _ in range(NUM_STREAMS)]
+            time.sleep(3.0)
+            after = rss_mib(process)
+            for stream in streams:
+                stream.close()
+            return {
+                "load on request to the first token (s)": statistics.median(times),
+                "first token of a loaded model (s)": statistics.median(warm),
+                f"memory of {NUM_STREAMS} waiting streams (MiB)": after - before,
+            }
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from programs import compiled
+
 from slipstream.benchmark.report import provenance
 
 ROOT = Path(__file__).parents[1]
@@ -28,8 +30,6 @@ REPACKED = ("q4_0", "q4_K", "iq4_nl")  # what upstream repacks with AVX2
 
 def build() -> str:
     """Build ggml with our kernels, and the program, for AVX2; return the program."""
-    source = subprocess.check_output([sys.executable, str(ROOT / "third_party/fetch_llama_cpp.py")])
-    ggml = Path(source.decode().strip()) / "ggml"
     configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-DSLIPSTREAM_CPP_TESTS=ON",
                  "-DSLIPSTREAM_NATIVE=OFF", f"-DPython_EXECUTABLE={sys.executable}"]  # fmt: skip
     nanobind = subprocess.check_output([sys.executable, "-m", "nanobind", "--cmake_dir"], text=True)
@@ -38,16 +38,7 @@ def build() -> str:
     )
     subprocess.run(["cmake", "--build", str(BUILD), "--target", "ggml", "ggml-cpu", "-j"],
                    check=True, stdout=sys.stderr)  # fmt: skip
-    program = str(BUILD / "count_instructions")
-    compiler = os.environ.get("CXX") or "c++"
-    includes = [f"-I{ggml / folder}" for folder in ("include", "src")]
-    libraries = [
-        str(BUILD / f"llama.cpp/ggml/src/lib{name}.a") for name in ("ggml", "ggml-cpu", "ggml-base")
-    ]
-    subprocess.run([compiler, "-O2", "-std=c++17", *includes, str(Path(__file__).with_suffix(".cpp")),
-                    "-Wl,--start-group", *libraries, "-Wl,--end-group", "-lpthread", "-ldl", "-lm", "-o", program],
-                   check=True)  # fmt: skip
-    return program
+    return compiled("count_instructions", BUILD, "-O2", ggml=BUILD / "llama.cpp/ggml/src")
 
 
 def count(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx2
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,8 +49,8 @@ def llama_server_command(shape: Shape, *options: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str]) -> Iterator[str]:
-    """Start a server, wait until it is healthy, yield its URL, stop it.
+def running(command: Sequence[str], **env: str) -> Iterator[str]:
+    """Start a server with these variables, wait until it is healthy, yield its URL, stop it.
 
     Raises RuntimeError with the end of its output if it ends or does not get healthy.
     """
@@ -59,7 +60,10 @@ def running(command: Sequence[str]) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [*command, "--port", str(port)], stdout=log, stderr=subprocess.STDOUT, env=os.environ
+            [*command, "--port", str(port)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | env,
         )
         try:
             _wait(process, url, log)
@@ -71,6 +75,16 @@ def running(command: Sequence[str]) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def api_process(url: str) -> psutil.Process:
+    """Return the server's own process: the one that listens."""
+    port = int(url.rpartition(":")[2])
+    for process in psutil.Process().children():
+        if any(c.laddr and c.laddr.port == port for c in process.net_connections("tcp")):
+            return process
+    message = f"no child listens on {port}"
+    raise RuntimeError(message)
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log) -> None:

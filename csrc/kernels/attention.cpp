@@ -224,7 +224,7 @@ void gather_all(const float * weights, const Values & values, int64_t size, cons
     }
 }
 
-// Calls one of `for_n<1>` … `for_n<kTile>` for the queries [begin, end), a tile after the other.
+// Calls `tile` with the first query and the number of queries, a constant, of each tile of [begin, end).
 template <typename Tile>
 void in_tiles(int begin, int end, Tile tile) {
     for (int r = begin; r < end; r += kTile) {

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import free_port
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.e2e
@@ -161,9 +161,3 @@ def test_serve_prints_a_curl_call_that_works_and_stops_on_ctrl_c(demo_model):
                 os.killpg(process.pid, 0)
         finally:
             process.kill()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
