@@ -6,10 +6,10 @@ import math
 import statistics
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +98,8 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
         message = "a figure below the line is 0"
         raise ValueError(message)
     ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
-    random = Random(0)
-    medians = sorted(
-        statistics.median(random.choices(ratios, k=len(ratios))) for _ in range(_NUM_RESAMPLES)
-    )
-    return Ratio(
-        median=statistics.median(ratios),
-        low=medians[int(0.05 * _NUM_RESAMPLES)],
-        high=medians[int(0.95 * _NUM_RESAMPLES)],
-        num_rounds=len(ratios),
-    )
+    low, high = _interval(ratios, statistics.median, 0.05)
+    return Ratio(median=statistics.median(ratios), low=low, high=high, num_rounds=len(ratios))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +153,19 @@ def pooled_ratio(
 
     low = high = None
     if len(rows) >= MIN_CLUSTERS:
-        random = Random(0)
-        ratios = sorted(ratio(random.choices(rows, k=len(rows))) for _ in range(_NUM_RESAMPLES))
-        low, high = ratios[int(0.025 * _NUM_RESAMPLES)], ratios[int(0.975 * _NUM_RESAMPLES)]
+        low, high = _interval(rows, ratio, 0.025)
     return PooledRatio(value=ratio(rows), low=low, high=high, num_clusters=len(rows))
+
+
+def _interval(
+    samples: Sequence[Any], statistic: Callable[[Any], float], tail: float
+) -> tuple[float, float]:
+    """Return the ends of the percentile bootstrap's interval (Efron 1979): `tail` lies beyond each. A fixed seed."""
+    random = Random(0)
+    found = sorted(
+        statistic(random.choices(samples, k=len(samples))) for _ in range(_NUM_RESAMPLES)
+    )
+    return found[int(tail * _NUM_RESAMPLES)], found[int((1 - tail) * _NUM_RESAMPLES)]
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

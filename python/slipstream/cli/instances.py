@@ -9,13 +9,11 @@ import typer
 
 from slipstream.base.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
 from slipstream.base.limits import MAX_CONTEXT_LENGTH, MAX_PARALLEL
-from slipstream.cli.options import UrlOption
+from slipstream.cli.options import JsonOption, UrlOption
 from slipstream.cli.terminal import can_ask, pick, print_json, print_table, size_text
 
 if TYPE_CHECKING:
     from slipstream.cli.server_client import ServerClient
-
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def ps(url: UrlOption = None, as_json: JsonOption = False) -> None:

@@ -32,6 +32,7 @@ UrlOption = Annotated[
         help="Server to speak to, with the token of SLIPSTREAM_API_TOKEN; else this user's own one.",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def is_given(context: typer.Context, name: str) -> bool:

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from slipstream.cli.options import CorsOption, HostOption, PortOption
+from slipstream.cli.options import CorsOption, HostOption, JsonOption, PortOption
 from slipstream.cli.terminal import print_json, show_line
 
 server_app = typer.Typer(no_args_is_help=True, help="Run a server in the background.")
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @server_app.command()

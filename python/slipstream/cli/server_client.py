@@ -66,15 +66,15 @@ class ServerClient:
         Raises:
             ServerError: the server cannot be reached, or refuses; the message is its own.
         """
-        return self._send("GET", path, None, _ANSWER_S)
+        return self._send("GET", path)
 
-    def post(self, path: str, body: dict[str, Any], *, timeout_s: float | None = _ANSWER_S) -> Any:
-        """Return what a POST answers; `timeout_s` None waits as long as it takes.
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Return what a POST answers.
 
         Raises:
             ServerError: as `get`.
         """
-        return self._send("POST", path, body, timeout_s)
+        return self._send("POST", path, body)
 
     @contextmanager
     def events(
@@ -107,14 +107,11 @@ class ServerClient:
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 
-    def _send(
-        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float | None
-    ) -> Any:
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         import httpx2
 
-        timeout = httpx2.Timeout(timeout_s, connect=_CONNECT_S)
         try:
-            response = self._http.request(method, path, json=body, timeout=timeout)
+            response = self._http.request(method, path, json=body)
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
         if not response.is_success:

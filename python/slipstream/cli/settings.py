@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from slipstream.cli.options import JsonOption
 from slipstream.cli.terminal import print_json, print_table
 
 settings_app = typer.Typer(no_args_is_help=True, help="Show and change the kept settings.")
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 NameArgument = Annotated[str, typer.Argument(help="Of the setting.")]
 _AT_START = ("host", "port", "max_body_bytes")
 

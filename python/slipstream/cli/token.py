@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from slipstream.cli.options import JsonOption
 from slipstream.cli.terminal import confirm, print_json, print_table
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ AllowOption = Annotated[
         help="inference, models, logs or metrics; repeatable. A new token may do the first two.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @token_app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slipstream.base.errors import InvalidRequestError
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec, OutputFormat, Reasoning
-from slipstream.server.images import content_of, image_part
+from slipstream.server.images import content_of, image_part, only_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,11 +114,7 @@ def _messages(message: AnthropicMessage, path: str) -> list[dict[str, Any]]:
 
 
 def _text(blocks: Sequence[Block], path: str) -> str:
-    made = _content(blocks, path)
-    if not isinstance(made, str):
-        message = f"{path}: images can be read in messages only; send text"
-        raise InvalidRequestError(message, param=path)
-    return made
+    return only_text(_content(blocks, path), path)
 
 
 def _content(blocks: Sequence[Block], path: str) -> str | list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from slipstream.server.embedding_schemas import (
     RerankAnswer,
     RerankRequest,
 )
+from slipstream.server.openai_answers import without_nulls
 from slipstream.server.schema_base import listed
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ async def rerank(request: Request) -> Response:
         ],
         usage=_usage(scores.num_tokens),
     )
-    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+    return without_nulls(answer)
 
 
 def _usage(num_tokens: int) -> EmbeddingUsage:

@@ -15,6 +15,18 @@ _MAX_DATA_CHARS = MAX_IMAGE_BYTES * 4 // 3 + 4
 _IMAGE_PREFIX = "data:image/"
 
 
+def only_text(content: str | list[dict[str, Any]], path: str) -> str:
+    """Return content that must have no images.
+
+    Raises:
+        InvalidRequestError: it has some.
+    """
+    if not isinstance(content, str):
+        message = f"{path}: images can be read in messages only; send text"
+        raise InvalidRequestError(message, param=path)
+    return content
+
+
 def is_remote(url: str) -> bool:
     """Whether a URL is one to fetch; see image_fetch."""
     return url[:8].lower().startswith(("http://", "https://"))

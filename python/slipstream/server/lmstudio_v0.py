@@ -5,20 +5,19 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any, Literal
 
-from starlette.responses import Response
-
 from slipstream.base.types import FinishReason
 from slipstream.runtime.model_manager import ModelState
 from slipstream.server import embedding_routes, openai_routes
 from slipstream.server.context import VERSION, context_of
 from slipstream.server.draft_stats import draft_stats, status_of
-from slipstream.server.openai_answers import Answer
+from slipstream.server.openai_answers import Answer, without_nulls
 from slipstream.server.openai_routes import Surface
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from slipstream.models.model_info import ModelInfo
     from slipstream.runtime.model_manager import ModelStatus
@@ -55,7 +54,7 @@ async def list_v0_models(request: Request) -> Response:
     """List the models on this machine with their state."""
     manager = context_of(request).manager
     models, statuses = await manager.models(), manager.list()
-    return _json(V0ModelList(data=[_model(model, statuses) for model in models]))
+    return without_nulls(V0ModelList(data=[_model(model, statuses) for model in models]))
 
 
 async def get_v0_model(request: Request) -> Response:
@@ -63,7 +62,7 @@ async def get_v0_model(request: Request) -> Response:
     manager = context_of(request).manager
     name = request.path_params["model"]
     model = await manager.describe(name)
-    return _json(_model(model, manager.list()))
+    return without_nulls(_model(model, manager.list()))
 
 
 async def v0_chat_completions(request: Request) -> Response:
@@ -154,7 +153,3 @@ def _model(model: ModelInfo, statuses: Sequence[ModelStatus]) -> V0Model:
         loaded_context_length=lengths[0] if lengths else None,
         capabilities=[name for name, has in names.items() if has],
     )
-
-
-def _json(answer: Answer) -> Response:
-    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")

@@ -16,6 +16,7 @@ from slipstream.runtime.chat_store import StoredTurn
 from slipstream.runtime.load_options import LoadOptions
 from slipstream.server.body import parse_body
 from slipstream.server.context import context_of
+from slipstream.server.draft_stats import status_of
 from slipstream.server.images import content_of, image_part
 from slipstream.server.lmstudio_v1_chat_schemas import ImageItem, NativeChatRequest
 from slipstream.server.lmstudio_v1_chat_stream import NativeChatStream
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from slipstream.base.types import ModelInstanceInfo
     from slipstream.runtime.chat_store import History
     from slipstream.runtime.generation import OutputStream
-    from slipstream.runtime.model_manager import ModelStatus
     from slipstream.server.context import ServerContext
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
@@ -135,7 +135,7 @@ class _Call:
 
     async def _load(self) -> AsyncGenerator[bytes, None]:
         """Load the model if it is not, and tell how far that is."""
-        status = self._status()
+        status = status_of(self._context, self._model)
         if status is not None and status.info is not None and self._fits(status.info):
             return
         begin_s = time.monotonic()
@@ -144,7 +144,7 @@ class _Call:
         told = -1.0
         try:
             while not (await asyncio.wait((load,), timeout=_PROGRESS_S))[0]:
-                status = self._status()
+                status = status_of(self._context, self._model)
                 if status is not None and told < status.progress < 1.0:
                     told = status.progress
                     yield self._stream.load_progress(told)
@@ -153,9 +153,6 @@ class _Call:
         await load
         yield self._stream.load_progress(1.0)
         yield self._stream.load_end(time.monotonic() - begin_s)
-
-    def _status(self) -> ModelStatus | None:
-        return next((s for s in self._context.manager.list() if s.key == self._model), None)
 
     def _fits(self, info: ModelInstanceInfo) -> bool:
         return info.context_length >= (self._request.context_length or 0)

@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
-from starlette.responses import Response
 
 from slipstream.server.body import parse_body
 from slipstream.server.context import context_of
 from slipstream.server.lmstudio_v1_models_schemas import Name, StrictSchema
-from slipstream.server.openai_answers import Answer
+from slipstream.server.openai_answers import Answer, without_nulls
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from slipstream.models.downloads import DownloadJob, DownloadManager
 
@@ -73,7 +73,7 @@ async def cancel_download(request: Request) -> Response:
     """Stop a download and delete what has come; a model that is complete stays."""
     job_id = request.path_params["job_id"]
     await _downloads(request).cancel(job_id)
-    return _answer(DownloadAnswer(job_id=job_id, status="cancelled"))
+    return without_nulls(DownloadAnswer(job_id=job_id, status="cancelled"))
 
 
 def _downloads(request: Request) -> DownloadManager:
@@ -84,7 +84,7 @@ def _json(job: DownloadJob) -> Response:
     is_moving = job.status == "downloading" and job.bytes_per_second > 0
     left_s = (job.total_bytes - job.downloaded_bytes) / job.bytes_per_second if is_moving else 0.0
     done_at = _time(datetime.now(UTC) + timedelta(seconds=min(left_s, 1e9)))
-    return _answer(
+    return without_nulls(
         DownloadAnswer(
             job_id=job.job_id or None,
             status=job.status,
@@ -101,7 +101,3 @@ def _json(job: DownloadJob) -> Response:
 
 def _time(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _answer(answer: DownloadAnswer) -> Response:
-    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")

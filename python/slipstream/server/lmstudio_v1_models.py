@@ -6,8 +6,6 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Literal
 
-from starlette.responses import Response
-
 from slipstream.runtime.load_options import LoadOptions
 from slipstream.runtime.model_manager import ModelState
 from slipstream.server.body import parse_body
@@ -29,16 +27,17 @@ from slipstream.server.lmstudio_v1_models_schemas import (
     UnloadRequest,
     load_config,
 )
+from slipstream.server.openai_answers import without_nulls
 from slipstream.server.sse import SseResponse, named_event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from slipstream.models.model_info import ModelInfo
     from slipstream.runtime.model_manager import ModelManager, ModelStatus
-    from slipstream.server.openai_answers import Answer
 
 THINKING = ThinkingOptions(allowed_options=["off", "on"], default="on")
 LEVELS = ThinkingOptions(allowed_options=["off", "on", "low", "medium", "high"], default="medium")
@@ -54,7 +53,7 @@ async def list_native_models(request: Request) -> Response:
             by_path.setdefault(status.path, []).append(status)
     jit_ttl_s = manager.settings.ttl_s
     listed = [_model(model, by_path, jit_ttl_s) for model in models]
-    return _json(NativeModelList(models=listed))
+    return without_nulls(NativeModelList(models=listed))
 
 
 async def load_model(request: Request) -> Response:
@@ -65,7 +64,7 @@ async def load_model(request: Request) -> Response:
     if body.stream:
         keep_alive_s = context.settings.keep_alive_s
         return SseResponse(call.events(), context.in_flight, keep_alive_s, call.end)
-    return _json(await context.in_flight.run(call.collect(), request.receive))
+    return without_nulls(await context.in_flight.run(call.collect(), request.receive))
 
 
 async def estimate_model(request: Request) -> Response:
@@ -75,7 +74,7 @@ async def estimate_model(request: Request) -> Response:
     key, memory, refusal = await context.manager.by_hand.estimate(
         body.model, LoadOptions(config=load_config(body))
     )
-    return _json(
+    return without_nulls(
         EstimateAnswer(
             model=key,
             context_length=memory.context_length,
@@ -96,7 +95,7 @@ async def unload_model(request: Request) -> Response:
     """Unload one instance, or cancel its load."""
     body = parse_body(await request.body(), UnloadRequest)
     identifier = await context_of(request).manager.unload(body.instance_id)
-    return _json(UnloadAnswer(instance_id=identifier))
+    return without_nulls(UnloadAnswer(instance_id=identifier))
 
 
 class _Load:
@@ -213,7 +212,3 @@ def _instance(status: ModelStatus, model: ModelInfo, jit_ttl_s: float | None) ->
         ttl=jit_ttl_s if status.ttl_s is None and status.is_jit else status.ttl_s,
         memory_bytes=status.memory_bytes,
     )
-
-
-def _json(answer: Answer) -> Response:
-    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")

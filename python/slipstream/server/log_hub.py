@@ -59,14 +59,11 @@ class LogHub:
     """One per app. Used on the event loop, but for the log, which any thread writes."""
 
     def __init__(self) -> None:
-        self._subscribers: dict[_Subscriber, _Handler | None] = {}
+        self._subscribers: dict[_Subscriber, None] = {}  # in order of arrival
 
     def is_watched(self, direction: Direction) -> bool:
         """Whether somebody wants to see what models are asked or answer."""
-        return any(
-            "model" in each.choice.sources and direction in each.choice.directions
-            for each in self._subscribers
-        )
+        return bool(self._watchers(direction))
 
     @contextlib.contextmanager
     def _subscribed(self, choice: LogChoice) -> Any:
@@ -75,7 +72,7 @@ class LogHub:
         if choice.sources & {"server", "runtime"}:
             handler = _Handler(subscriber, asyncio.get_running_loop())
             logging.getLogger("slipstream").addHandler(handler)
-        self._subscribers[subscriber] = handler
+        self._subscribers[subscriber] = None
         try:
             yield subscriber
         finally:

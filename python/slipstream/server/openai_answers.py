@@ -6,6 +6,7 @@ import codecs
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from starlette.responses import Response
 
 from slipstream.base.errors import ClosedError
 from slipstream.base.types import FinishReason, Usage
@@ -25,6 +26,11 @@ class Answer(BaseModel):
     """What all answer models share."""
 
     model_config = ConfigDict(frozen=True)
+
+
+def without_nulls(answer: Answer) -> Response:
+    """Return an answer as JSON, without the fields that are null."""
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
 class PromptTokensDetails(Answer):

@@ -6,13 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from slipstream.server.openai_answers import chat_logprobs, completion_logprobs, finish_word
-from slipstream.server.sse import data_event
+from slipstream.server.sse import PLACE, data_event
 
 if TYPE_CHECKING:
     from slipstream.base.types import OutputDelta, ToolCallDelta
     from slipstream.server.openai_answers import UsageAnswer
-
-_PLACE = "\x00"  # cannot be in JSON text, so it marks where the variable part goes
 
 
 class StreamHead:
@@ -54,7 +52,7 @@ class StreamHead:
         """
         text = json.dumps(self._fields, separators=(",", ":"))[:-1] + f',"choices":[{choice}]'
         text += ',"usage":null}' if self._include_usage else "}"
-        before, after = text.split(_PLACE)
+        before, after = text.split(PLACE)
         return b"data: " + before.encode("ascii"), after.encode("ascii") + b"\n\n"
 
     def last(self, usage: UsageAnswer, extras: dict[str, Any]) -> bytes:
@@ -67,25 +65,25 @@ class ChatChunks:
     """Makes the chunks of one chat choice."""
 
     def __init__(self, head: StreamHead, index: int) -> None:
+        def piece(field: str) -> tuple[bytes, bytes]:
+            delta = f'{{"{field}":{PLACE}}}'
+            return head.template(
+                f'{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":null}}'
+            )
+
         self._role = head.template(
             f'{{"index":{index},"delta":{{"role":"assistant","content":""}},"logprobs":null,'
-            f'"finish_reason":{_PLACE}}}'
+            f'"finish_reason":{PLACE}}}'
         )
-        self._text = head.template(
-            f'{{"index":{index},"delta":{{"content":{_PLACE}}},"logprobs":null,"finish_reason":null}}'
-        )
+        self._text = piece("content")
         self._logprobs = head.template(
-            f'{{"index":{index},"delta":{{"content":{_PLACE},"finish_reason":null}}'
+            f'{{"index":{index},"delta":{{"content":{PLACE},"finish_reason":null}}'
         )
         self._end = head.template(
-            f'{{"index":{index},"delta":{{}},"logprobs":null,"finish_reason":{_PLACE}}}'
+            f'{{"index":{index},"delta":{{}},"logprobs":null,"finish_reason":{PLACE}}}'
         )
-        self._reasoning = head.template(
-            f'{{"index":{index},"delta":{{"reasoning_content":{_PLACE}}},"logprobs":null,"finish_reason":null}}'
-        )
-        self._calls = head.template(
-            f'{{"index":{index},"delta":{{"tool_calls":{_PLACE}}},"logprobs":null,"finish_reason":null}}'
-        )
+        self._reasoning = piece("reasoning_content")
+        self._calls = piece("tool_calls")
         self._begun = False
 
     def add(self, delta: OutputDelta) -> bytes:
@@ -125,11 +123,11 @@ class CompletionChunks:
 
     def __init__(self, head: StreamHead, index: int) -> None:
         self._text = head.template(
-            f'{{"index":{index},"text":{_PLACE},"logprobs":null,"finish_reason":null}}'
+            f'{{"index":{index},"text":{PLACE},"logprobs":null,"finish_reason":null}}'
         )
-        self._logprobs = head.template(f'{{"index":{index},"text":{_PLACE},"finish_reason":null}}')
+        self._logprobs = head.template(f'{{"index":{index},"text":{PLACE},"finish_reason":null}}')
         self._end = head.template(
-            f'{{"index":{index},"text":"","logprobs":null,"finish_reason":{_PLACE}}}'
+            f'{{"index":{index},"text":"","logprobs":null,"finish_reason":{PLACE}}}'
         )
         self._offset = 0
 

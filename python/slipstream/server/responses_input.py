@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipstream.base.errors import InvalidRequestError
 from slipstream.base.types import GenerationSpec, OutputFormat, Reasoning
-from slipstream.server.images import content_of, image_part
+from slipstream.server.images import content_of, image_part, only_text
 from slipstream.server.openai_requests import refuse, sampling_params
 from slipstream.server.responses_schemas import (
     FunctionCall,
@@ -136,11 +136,7 @@ def _is_bare_reasoning(message: Message) -> bool:
 
 
 def _text(content: str | Sequence[InputPart], path: str) -> str:
-    made = _content(content, path)
-    if not isinstance(made, str):
-        message = f"{path}: images can be read in messages only; send text"
-        raise InvalidRequestError(message, param=path)
-    return made
+    return only_text(_content(content, path), path)
 
 
 def _content(content: str | Sequence[InputPart], path: str) -> str | list[dict[str, Any]]:

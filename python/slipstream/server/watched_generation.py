@@ -12,8 +12,6 @@ from slipstream.runtime.load_options import NO_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
-    from typing import Self
 
     from slipstream.base.queries import Query, QueryAnswer
     from slipstream.base.types import GenerationSpec, OutputDelta
@@ -45,9 +43,10 @@ class WatchedGeneration(Generation):
         if not (self._hub.is_watched("input") or self._hub.is_watched("output")):
             return stream
         listed = [specs] if isinstance(specs, msgspec.Struct) else list(specs)
-        for spec in listed:
-            given = _given(spec)
-            self._hub.asked(stream.model, spec.request_id, given, len(json.dumps(given)))
+        if self._hub.is_watched("input"):
+            for spec in listed:
+                given = _given(spec)
+                self._hub.asked(stream.model, spec.request_id, given, len(json.dumps(given)))
         return _WatchedStream(stream, listed, self._hub)
 
     async def ask(
@@ -84,17 +83,6 @@ class _WatchedStream(OutputStream):
         for index, texts in enumerate(self._texts):
             if texts is not None:
                 self._tell(index, "aborted", {})
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
 
     def _tell(self, index: int, reason: str, stats: dict[str, Any]) -> None:
         texts, self._texts[index] = self._texts[index] or [], None

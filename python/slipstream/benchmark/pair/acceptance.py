@@ -210,3 +210,15 @@ def _first_above(rise: Callable[[float], float]) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if rise(middle) <= 1 else (low, middle)
     return high
+
+
+def add_positions(drafts: Iterable[Sequence[tuple[int, int]]]) -> tuple[tuple[int, int], ...]:
+    """Add up (judged, accepted) by position."""
+    totals: list[list[int]] = []
+    for positions in drafts:
+        for place, (judged, accepted) in enumerate(positions):
+            if place == len(totals):
+                totals.append([0, 0])
+            totals[place][0] += judged
+            totals[place][1] += accepted
+    return tuple((judged, accepted) for judged, accepted in totals)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slipstream.base.load_config import LoadConfig
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec, RequestFailed, Speculation
+from slipstream.benchmark.pair.acceptance import add_positions
 from slipstream.benchmark.pair.resources import waited_s, waited_since
 from slipstream.runtime.host import EngineHost
 from slipstream.runtime.results import ResultCollector, error_of
@@ -18,7 +19,7 @@ from slipstream.runtime.results import ResultCollector, error_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slipstream.base.types import Event, Usage
+    from slipstream.base.types import Event
     from slipstream.benchmark.pair.plan import Arm, PairSettings
     from slipstream.benchmark.pair.resources import EnergyMeter
     from slipstream.runtime.results import GenerationResult
@@ -173,21 +174,10 @@ def run_arm(
         "accepted": sum(usage.num_accepted_tokens for usage in usages),
         "rejected": sum(usage.num_rejected_tokens for usage in usages),
         "ignored": sum(usage.num_ignored_tokens for usage in usages),
-        "positions": _positions(usages),
+        "positions": add_positions(usage.draft_positions for usage in usages),
         "num_steps": after.num_steps_total - before.num_steps_total,
         "draft_s": after.draft_s_total - before.draft_s_total,
         "step_s": after.step_s_total - before.step_s_total,
         "joules": joules,
         "waited_s": lost_s,
     }
-
-
-def _positions(usages: Sequence[Usage]) -> list[tuple[int, int]]:
-    """Add up (judged, accepted) by position."""
-    longest = max((usage.draft_positions for usage in usages), key=len)
-    totals = [[0, 0] for _ in longest]
-    for usage in usages:
-        for total, (judged, accepted) in zip(totals, usage.draft_positions, strict=False):
-            total[0] += judged
-            total[1] += accepted
-    return [(judged, accepted) for judged, accepted in totals]

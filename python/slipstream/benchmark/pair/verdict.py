@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from slipstream.benchmark.pair.acceptance import add_positions
 from slipstream.benchmark.pair.lossless import compare, noise_of, two_sample_p
 from slipstream.benchmark.pair.plan import AGAIN, OFF
 from slipstream.benchmark.stats import PooledRatio, pooled_ratio
@@ -101,7 +102,7 @@ def arm_figures(blocks: Sequence[Block], floor: float) -> list[ArmFigures]:
                 accepted=accepted,
                 rejected=sum(run["rejected"] for run in runs),
                 ignored=sum(run["ignored"] for run in runs),
-                positions=_add_positions(run["positions"] for run in runs),
+                positions=add_positions(run["positions"] for run in runs),
                 draft_share=sum(run["draft_s"] for run in runs) / seconds,
                 joules_per_token=None if None in joules else sum(joules) / num_tokens,
                 slower_share=sum(_is_slower(block, name) for block in blocks) / len(blocks),
@@ -157,17 +158,6 @@ def _ratio(blocks: Sequence[Block], name: str) -> PooledRatio:
     return pooled_ratio(ours, theirs)
 
 
-def _add_positions(all_positions: Any) -> tuple[tuple[int, int], ...]:
-    totals: list[list[int]] = []
-    for positions in all_positions:
-        for place, (judged, accepted) in enumerate(positions):
-            if place == len(totals):
-                totals.append([0, 0])
-            totals[place][0] += judged
-            totals[place][1] += accepted
-    return tuple((judged, accepted) for judged, accepted in totals)
-
-
 def losslessness(
     measured: Measured, blocks: Sequence[Block], temperature: float, verify: str
 ) -> dict[str, Any]:
@@ -186,14 +176,18 @@ def losslessness(
             for prompt, output in zip(block.names, block.arms[name]["outputs"], strict=True)
         ]
         if temperature > 0:
-            p = two_sample_p([output for _, output in pairs], [text.output for text, _ in pairs])
             same = sum(list(output) == text.output for text, output in pairs)
+            p = None
+            if same < len(pairs):
+                p = two_sample_p(
+                    [output for _, output in pairs], [text.output for text, _ in pairs]
+                )
             # In exact mode equal seeds give equal tokens but for ties; the test is what both modes have in common.
             arms[name] = {
                 "num_outputs": len(pairs),
                 "num_identical": same,
-                "p": None if same == len(pairs) else p,
-                "is_lossless": same == len(pairs) or p >= _ALPHA,
+                "p": p,
+                "is_lossless": p is None or p >= _ALPHA,
             }
             continue
         found = [
