@@ -291,6 +291,23 @@ def test_reasoning_that_the_prompt_begins_can_be_off(name: str) -> None:
     assert split(off, ["Yes."])[:2] == ("Yes.", "")
 
 
+@pytest.mark.parametrize(
+    "name", ["Qwen-QwQ-32B", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "Qwen-Qwen3-0.6B"]
+)
+def test_a_model_that_thinks_though_the_prompt_has_ended_it_is_understood(name: str) -> None:
+    for reasoning in (Reasoning(effort="off"), Reasoning(budget=0, effort="off")):
+        for said, thought in (
+            (["</think>", "\n\nYes."], ""),
+            (["<think>", "\n\n</think>", " \n\nYes."], ""),
+            (["<th", "ink>Hm. ", "So.\n</thi", "nk>Yes."], "Hm. So."),
+        ):
+            off = planned(load(name), reasoning=reasoning)
+            assert split(off, said)[:2] == ("Yes.", thought)
+    off = planned(load(name), reasoning=Reasoning(effort="off"), output_format=SCHEMA)
+    assert off.lead is not None
+    assert off.lead.thinking is None, "a grammar has no place for it"
+
+
 def test_a_template_has_its_own_switch() -> None:
     template = load("Qwen-Qwen3-0.6B")
     off = planned(template, reasoning=Reasoning(effort="off"))

@@ -36,10 +36,6 @@ def test_a_budget_ends_the_thinking_and_an_answer_in_its_form_follows(llm: LLM) 
     assert answer.text.strip() in ("yes", "no")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the end tag that is put in for the model comes back as content: to be mended",
-)
 def test_off_is_no_thinking_at_all(llm: LLM) -> None:
     for reasoning in (Reasoning(effort="off"), Reasoning(budget=0)):
         answer = llm.chat(ASK, GREEDY, reasoning=reasoning)
@@ -48,6 +44,9 @@ def test_off_is_no_thinking_at_all(llm: LLM) -> None:
             "the end tag, where the template begins thinking"
         )
         assert "think>" not in answer.text
+        answer = llm.chat(ASK, GREEDY, reasoning=reasoning, output_format=YES_OR_NO)
+        assert answer.reasoning == ""
+        assert answer.text.strip() in ("yes", "no")
 
 
 def test_without_a_budget_it_thinks_for_as_long_as_it_likes(llm: LLM) -> None:

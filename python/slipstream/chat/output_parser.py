@@ -15,6 +15,8 @@ from slipstream.chat.bare_calls import bare_calls, may_be_calls
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from slipstream.chat.thinking_head import ThinkingHead
+
 _log = logging.getLogger(__name__)
 _REST = 4  # after a parse, no other one for this many times as long
 _TAIL_CHARS = 16
@@ -69,6 +71,7 @@ class OutputParser:
         names: What tools are called in the prompt, to what the caller calls them.
         can_think: Whether the form has a place for reasoning; white space before the content belongs to that then.
         has_many: Whether there may be several calls; further ones are left out else.
+        head: Takes off thinking the form has no place for any more; None where it has.
         clock: Seconds.
 
     Attributes:
@@ -83,6 +86,7 @@ class OutputParser:
         *,
         can_think: bool = False,
         has_many: bool = True,
+        head: ThinkingHead | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.has_calls = False
@@ -91,6 +95,7 @@ class OutputParser:
         self._names = dict(names or {})
         self._can_think = can_think
         self._most_calls = None if has_many else 1
+        self._head = head
         self._clock = clock
         self._delimiters = [mark for mark in native.delimiters() if mark]
         first_chars = "".join(sorted({re.escape(mark[0]) for mark in self._delimiters}))
@@ -113,6 +118,13 @@ class OutputParser:
         Returns:
             What can be told now, maybe nothing; after the last piece, all that was held back.
         """
+        if self._head is None:
+            return self._read(text, is_last)
+        thought, text = self._head.feed(text, is_last=is_last)
+        delta = self._read(text, is_last)
+        return delta._replace(reasoning=thought + delta.reasoning)
+
+    def _read(self, text: str, is_last: bool) -> ParsedDelta:
         self._text += text
         if not is_last:
             if not text:

@@ -18,12 +18,14 @@ from slipstream.chat.output_parser import OutputParser
 from slipstream.chat.plan import Message, PromptPlan
 from slipstream.chat.thinking import (
     closing,
+    is_closed,
     is_off,
     refuse_level,
     refuse_reasoning,
     template_variables,
     thinking_tags,
 )
+from slipstream.chat.thinking_head import ThinkingHead
 from slipstream.chat.tools import ToolSet, clean_messages, loosen, tool_set
 
 if TYPE_CHECKING:
@@ -150,6 +152,8 @@ class ChatTemplate:
         )
         bare_tools = tools.callable if tools is not None and is_bare else []
         lead = lead_of(plan, form.words, bare_tools, self._openings(form))
+        if lead is not None and is_off(spec):
+            lead = msgspec.structs.replace(lead, thinking=None)
         return dataclasses.replace(plan, lead=lead)
 
     def _openings(self, form: _core.ChatPlan) -> Openings:
@@ -212,8 +216,14 @@ def plan_of(
         native = _core.OutputParser(form, continued)
         if tools is not None or native.delimiters():
             names = tools.originals if tools is not None else None
+            prompt_end = form.generation_prompt + continued
+            has_head = thinking is not None and is_closed(thinking, prompt_end)
             parser = OutputParser(
-                native, names, can_think=form.can_think, has_many=spec.parallel_tool_calls
+                native,
+                names,
+                can_think=form.can_think,
+                has_many=spec.parallel_tool_calls,
+                head=ThinkingHead(thinking) if thinking is not None and has_head else None,
             )
     if tools is not None and form.grammar:
         calls = CallGrammar(

@@ -97,3 +97,14 @@ def closing(tags: ThinkingTags, generation_prompt: str) -> str:
     """Return the text that ends thinking which the prompt has begun, as templates with an off switch write it."""
     end = tags.ends[0]
     return f"\n{end.strip()}\n\n" if generation_prompt.endswith("\n") else end
+
+
+def is_closed(tags: ThinkingTags, prompt_end: str) -> bool:
+    """Whether the prompt has begun thinking and ended it, so that the answer's form has no place for it any more.
+
+    Args:
+        tags: Of the plan.
+        prompt_end: What of the prompt belongs to the answer.
+    """
+    place = prompt_end.rfind(tags.start)
+    return place >= 0 and any(end in prompt_end[place + len(tags.start) :] for end in tags.ends)
