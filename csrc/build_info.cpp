@@ -9,6 +9,7 @@ namespace slipstream {
 
 BuildInfo build_info() {
     BuildInfo info;
+    info.version = SLIPSTREAM_VERSION;
     info.llama_commit = SLIPSTREAM_LLAMA_COMMIT;
     info.llama_version = SLIPSTREAM_LLAMA_VERSION;
     info.ggml_version = SLIPSTREAM_GGML_VERSION;

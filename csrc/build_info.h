@@ -8,7 +8,7 @@
 namespace slipstream {
 
 struct BuildInfo {
-    std::string llama_commit, llama_version, ggml_version, backend, flags, compiler;
+    std::string version, llama_commit, llama_version, ggml_version, backend, flags, compiler;
     std::vector<std::pair<std::string, std::string>> devices; // name, description
     std::vector<std::pair<std::string, std::string>>
         kernels;                           // weight type our own matrix product serves, its ISA

@@ -5,43 +5,16 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
+#include <cstdlib>
 
 #include "deep_stack.h"
+#include "fingerprint.h"
 #include "gguf.h"
 #include "native_log.h"
 
 namespace slipstream {
 
 namespace {
-
-// FNV-1a, 64 bit: offset basis and prime of the reference definition (isthe.com/chongo/tech/comp/fnv).
-uint64_t fnv1a(uint64_t hash, const void * data, size_t size) {
-    const auto * bytes = static_cast<const unsigned char *>(data);
-    for (size_t i = 0; i < size; i++) {
-        hash = (hash ^ bytes[i]) * 0x100000001b3ULL;
-    }
-    return hash;
-}
-
-// The whole header and 64 samples of 4 KiB: tells a fine-tune from its base without reading gigabytes.
-uint64_t hash_file(const std::string & path) {
-    uint64_t hash = 0xcbf29ce484222325ULL;
-    std::unique_ptr<FILE, int (*)(FILE *)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-    if (!file) {
-        return hash;
-    }
-    std::fseek(file.get(), 0, SEEK_END);
-    const uint64_t size = uint64_t(std::ftell(file.get()));
-    hash = fnv1a(hash, &size, sizeof(size));
-    std::vector<unsigned char> block(4096);
-    constexpr uint64_t n_samples = 64;
-    for (uint64_t i = 0; i < n_samples; i++) {
-        const uint64_t offset = size > block.size() ? (size - block.size()) / n_samples * i : 0;
-        std::fseek(file.get(), long(offset), SEEK_SET);
-        hash = fnv1a(hash, block.data(), std::fread(block.data(), 1, block.size(), file.get()));
-    }
-    return hash;
-}
 
 // llama.cpp splits text by std::regex for many BPE vocabularies. That recurses for each character of a match, about
 // 300 bytes of stack apiece, and a match can be any text without white space.
@@ -160,7 +133,7 @@ Model::Model(const std::string & path, const ModelOptions & options,
         const std::string cause = cancelled ? "loading was cancelled" : log.tail("llama.cpp gave no reason");
         throw Error("ModelLoadError", path + ": " + cause, path);
     }
-    fingerprint_ = hash_file(path);
+    fingerprint_ = fingerprint_model(path, std::atoi(metadata_text(model_.get(), "split.count").c_str()));
 }
 
 void Model::close() {

@@ -47,7 +47,7 @@ class Model {
     const std::string & path() const { return path_; }
     bool is_vocab_only() const { return vocab_only_; }
 
-    // Identity of the weights: over the file's size and samples of its bytes (FNV-1a). States carry it.
+    // Identity of the model, see fingerprint_model(). States carry it.
     uint64_t fingerprint() const { return fingerprint_; }
 
     std::vector<std::pair<std::string, std::string>> metadata() const;

@@ -7,6 +7,7 @@
 #include "bind.h"
 #include "build_info.h"
 #include "context.h"
+#include "fingerprint.h"
 #include "llama.h"
 #include "native_log.h"
 
@@ -33,6 +34,7 @@ NB_MODULE(_core, m) {
         [] {
             const BuildInfo info = build_info();
             nb::dict d;
+            d["fingerprint"] = format("%016llx", (unsigned long long)fingerprint_build());
             d["llama_cpp_commit"] = info.llama_commit;
             d["llama_cpp_version"] = info.llama_version;
             d["ggml_version"] = info.ggml_version;
@@ -49,8 +51,8 @@ NB_MODULE(_core, m) {
             return d;
         },
         nb::sig("def build_info() -> dict[str, typing.Any]"),
-        "What this build is made of: llama.cpp commit and version, ggml version, backend, compiler, flags, devices, CPU features,\n"
-        "and by weight type the instruction set of our own matrix product (empty if upstream computes all).");
+        "What this build is made of: a fingerprint of all of it (saved states fit no other), llama.cpp commit and version, ggml\n"
+        "version, backend, compiler, flags, devices, CPU features, and by weight type the instruction set of our own matrix product (empty if upstream computes all).");
     m.def(
         "drain_log",
         [] {

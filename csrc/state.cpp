@@ -1,10 +1,11 @@
 // Saving one sequence's state. llama.cpp's own format compares the architecture's name only, so ours wraps it with
-// a header that ties it to the model's weights and the cache's layout, and a checksum:
+// a header that ties it to the model's weights, the build that computed it and the cache's layout, and a checksum:
 //
 //   | Header | n_tokens × int32 token ids | payload of llama_state_seq_get_data |
 #include <cstring>
 
 #include "context.h"
+#include "fingerprint.h"
 #include "native_log.h"
 
 namespace slipstream {
@@ -16,27 +17,14 @@ struct Header {
     uint32_t version;
     uint32_t n_tokens;
     uint64_t fingerprint; // of the model
+    uint64_t build;       // fingerprint_build()
     uint64_t layout;      // of the KV cache
     uint64_t n_payload;
-    uint64_t checksum; // FNV-1a over tokens and payload, eight bytes at a time
+    uint64_t checksum; // hash_bytes() of tokens and payload
 };
 
 constexpr char MAGIC[8] = {'S', 'L', 'P', 'S', 'T', 'A', 'T', 'E'};
-constexpr uint32_t VERSION = 1;
-
-uint64_t checksum(const char * data, size_t size) {
-    uint64_t hash = 0xcbf29ce484222325ULL;
-    size_t i = 0;
-    for (; i + 8 <= size; i += 8) {
-        uint64_t word;
-        std::memcpy(&word, data + i, 8);
-        hash = (hash ^ word) * 0x100000001b3ULL;
-    }
-    for (; i < size; i++) {
-        hash = (hash ^ uint8_t(data[i])) * 0x100000001b3ULL;
-    }
-    return hash;
-}
+constexpr uint32_t VERSION = 2;
 
 } // namespace
 
@@ -46,7 +34,7 @@ uint64_t Context::layout() const {
         options_.type_k + "/" + options_.type_v + "/" + std::to_string(options_.flash_attention) + "/" +
         std::to_string(options_.kv_unified) + "/" + std::to_string(options_.swa_full) + "/" +
         std::to_string(options_.rope_freq_base) + "/" + std::to_string(options_.rope_freq_scale);
-    return checksum(text.data(), text.size());
+    return hash_bytes(text.data(), text.size());
 }
 
 void Context::check_tokens(const std::vector<int32_t> & tokens, const char * kind) const {
@@ -78,9 +66,10 @@ std::string Context::state_save(int32_t seq_id, const std::vector<int32_t> & tok
     header.version = VERSION;
     header.n_tokens = uint32_t(tokens.size());
     header.fingerprint = fingerprint_;
+    header.build = fingerprint_build();
     header.layout = layout();
     header.n_payload = n_payload;
-    header.checksum = checksum(body, n_token_bytes + n_payload);
+    header.checksum = hash_bytes(body, n_token_bytes + n_payload);
     std::memcpy(state.data(), &header, sizeof(header));
     return state;
 }
@@ -99,6 +88,10 @@ std::vector<int32_t> Context::state_load(const char * data, size_t size, int32_t
     if (header.fingerprint != fingerprint_) {
         throw Error("StateError", "the state was saved from another model");
     }
+    if (header.build != fingerprint_build()) {
+        throw Error("StateError",
+                    "the state was saved by another build of Slipstream, or on another kind of machine");
+    }
     if (header.layout != layout()) {
         throw Error(
             "StateError",
@@ -108,7 +101,7 @@ std::vector<int32_t> Context::state_load(const char * data, size_t size, int32_t
     const char * body = data + sizeof(header);
     if (header.n_payload > size || n_token_bytes > size ||
         size - sizeof(header) != n_token_bytes + header.n_payload ||
-        checksum(body, size - sizeof(header)) != header.checksum) {
+        hash_bytes(body, size - sizeof(header)) != header.checksum) {
         throw Error("StateError", "the state is cut or damaged");
     }
     std::vector<int32_t> tokens(header.n_tokens);

@@ -914,8 +914,8 @@ def quantize(source: str, target: str, type: str, *, n_threads: int = 0, allow_r
 
 def build_info() -> dict[str, Any]:
     """
-    What this build is made of: llama.cpp commit and version, ggml version, backend, compiler, flags, devices, CPU features,
-    and by weight type the instruction set of our own matrix product (empty if upstream computes all).
+    What this build is made of: a fingerprint of all of it (saved states fit no other), llama.cpp commit and version, ggml
+    version, backend, compiler, flags, devices, CPU features, and by weight type the instruction set of our own matrix product (empty if upstream computes all).
     """
 
 def drain_log() -> list[tuple[int, str]]:

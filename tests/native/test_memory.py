@@ -136,7 +136,11 @@ def test_states_of_other_models_layouts_and_damaged_ones_are_refused(
         context.state_load(b"x" * 100, 1)
     with pytest.raises(StateError, match="cut or damaged"):
         context.state_load(state[:-1], 1)
-    for offset in range(48, len(state), 97):
+    other_build = bytearray(state)
+    other_build[24] ^= 1
+    with pytest.raises(StateError, match="another build"):
+        context.state_load(bytes(other_build), 1)
+    for offset in range(56, len(state), 97):
         damaged = bytearray(state)
         damaged[offset] ^= 0x40
         with pytest.raises(StateError, match="cut or damaged"):

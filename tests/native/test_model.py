@@ -9,10 +9,14 @@ import pytest
 
 from slipstream.base.errors import ClosedError, InvalidRequestError, ModelLoadError
 from slipstream.native import Context, Model, build_info
+from tests.support.gguf_writer import gguf_bytes
+from tests.support.tiny_gguf import tiny_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tests.support.gguf_writer import Metadata, Tensors
 
 
 def test_metadata_and_sizes_come_from_the_file(model: Model) -> None:
@@ -119,3 +123,41 @@ def test_build_info_names_the_pinned_llama_cpp() -> None:
     assert info["backend"] == "cpu"
     assert any(name == "CPU" for name, _description in info["devices"])
     assert info["cpu_features"]
+
+
+def test_the_fingerprint_is_of_the_whole_header(tmp_path: Path) -> None:
+    metadata, tensors = tiny_parts("llama", n_vocab=20_000)
+    prints = set()
+    for changed in (None, 5_001, 10_001, 15_001, 19_001):
+        parts = [(key, kind, value) for key, kind, value in metadata]
+        for i, (key, kind, value) in enumerate(parts):
+            if key == "tokenizer.ggml.tokens" and changed is not None:
+                value = [*value[:changed], value[changed][:-1] + "~", *value[changed + 1 :]]
+                parts[i] = (key, kind, value)
+        path = tmp_path / f"{changed}.gguf"
+        path.write_bytes(gguf_bytes(parts, tensors))
+        prints.add(Model(str(path), vocab_only=True).fingerprint)
+    assert len(prints) == 5
+
+
+def test_the_fingerprint_is_of_every_file_of_a_split_model(tmp_path: Path) -> None:
+    metadata, tensors = tiny_parts("llama")
+
+    def fingerprint(name: str, last_tensors: Tensors) -> int:
+        def path(number: int) -> Path:
+            return tmp_path / f"{name}-{number:05}-of-00002.gguf"
+
+        def split(number: int) -> Metadata:
+            return [
+                ("split.no", "u16", number),
+                ("split.count", "u16", 2),
+                ("split.tensors.count", "i32", len(tensors)),
+            ]
+
+        path(1).write_bytes(gguf_bytes(metadata + split(0), tensors[:3]))
+        path(2).write_bytes(gguf_bytes(split(1), last_tensors))
+        return Model(str(path(1))).fingerprint
+
+    other = [*tensors[3:-1], (tensors[-1][0], tensors[-1][1] + 1)]
+    assert fingerprint("a", tensors[3:]) == fingerprint("b", tensors[3:])
+    assert fingerprint("a", tensors[3:]) != fingerprint("c", other)

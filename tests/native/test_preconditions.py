@@ -388,20 +388,20 @@ def test_closing_a_model_waits_for_nobody_and_breaks_nothing(
 def test_a_state_with_unknown_tokens_is_refused(context: Context) -> None:
     context.decode(ids(1, 2))
     state = bytearray(context.state_save(0, [5, 6]))
-    state[48:52] = (10**6).to_bytes(4, "little")
-    state[40:48] = checksum(bytes(state[48:])).to_bytes(8, "little")
+    state[56:60] = (10**6).to_bytes(4, "little")
+    state[48:56] = checksum(bytes(state[56:])).to_bytes(8, "little")
     with pytest.raises(StateError, match="token id 1000000"):
         context.state_load(bytes(state), 1)
 
 
 def checksum(data: bytes) -> int:
-    """FNV-1a over words of eight bytes, then over the bytes that are left: as csrc/state.cpp."""
+    """Over words of eight bytes, then over the bytes that are left: as `hash_bytes` of csrc/fingerprint.cpp."""
     value = 0xCBF29CE484222325
     end = len(data) // 8 * 8
-    for start in range(0, end, 8):
-        value = (value ^ int.from_bytes(data[start : start + 8], "little")) * 0x100000001B3 % 2**64
-    for byte in data[end:]:
-        value = (value ^ byte) * 0x100000001B3 % 2**64
+    words = [int.from_bytes(data[start : start + 8], "little") for start in range(0, end, 8)]
+    for word in [*words, *data[end:]]:
+        value = (value ^ word) * 0x100000001B3 % 2**64
+        value ^= value >> 32
     return value
 
 

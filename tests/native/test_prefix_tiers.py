@@ -143,6 +143,22 @@ def test_damaged_files_cost_the_time_to_compute_and_nothing_else(
         assert prompt_cache_run(tiny_path("llama"), tmp_path)[0] == 0
 
 
+@pytest.mark.parametrize("field", ["model", "build"])
+def test_a_copied_file_of_another_model_or_build_is_refused_and_removed(
+    tiny_path: Callable[[str], Path], tmp_path: Path, field: str
+) -> None:
+    prompt_cache_run(tiny_path("llama"), tmp_path)
+    (file,) = tmp_path.rglob("*.prefix")
+    copied = bytearray(file.read_bytes())
+    state = copied.index(b"SLPSTATE")  # behind the tokens; csrc/state.cpp has what follows
+    copied[state + {"model": 16, "build": 24}[field]] ^= 1
+    file.write_bytes(copied)
+    assert prompt_cache_run(tiny_path("llama"), tmp_path)[0] == 0
+    (written,) = tmp_path.rglob("*.prefix")
+    assert written.read_bytes() != copied
+    assert prompt_cache_run(tiny_path("llama"), tmp_path) == (len(SYSTEM) - 1, 1)
+
+
 def test_a_folder_that_cannot_be_used_is_told_and_does_without(
     tiny_path: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -242,11 +242,11 @@ class LlamaRunner(LlamaText):
 
     @property
     def state_key(self) -> str:
-        """Names what saved states fit: this model, build and kind of KV cache."""
+        """Names what saved states fit: this model, build, kind of machine and kind of KV cache."""
         config = self._config
         parts = (
             self._model.fingerprint,
-            _core.build_info()["llama_cpp_commit"],
+            _core.build_info()["fingerprint"],
             config.kv_type,
             config.flash_attention,
             config.rope_freq_base,
