@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class ThinkingHead:
     """What a model thinks though it is told not to: a second end tag, or thinking that begins anew. One output's.
 
-    A template's form has one place for thinking, which the prompt has filled, so a parser takes such a head for content.
+    A template has one place for thinking, which the prompt has filled, so a parser takes such a head as content.
 
     Args:
         tags: What the model thinks between.
