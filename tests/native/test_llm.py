@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from slipstream import LLM, FinishReason, LoadConfig, SamplingParams
+from slipstream import LLM, FinishReason, LoadConfig, Model, SamplingParams
 from slipstream.base.errors import (
     ClosedError,
     ContextLengthError,
@@ -19,6 +19,7 @@ from slipstream.base.errors import (
     SlipstreamError,
 )
 from slipstream.base.types import GenerationSpec
+from slipstream.benchmark.step import engine_costs
 from slipstream.runtime.results import ResultCollector
 from tests.support.native import assert_agree
 
@@ -235,3 +236,23 @@ def test_a_prompt_that_is_too_long_is_shortened_where_the_spec_says_so(llm: LLM)
     result = llm.run([spec])[0]
     assert result.usage.num_output_tokens == 12
     assert result.usage.num_prompt_tokens <= 256 - 12
+
+
+def test_step_costs_are_known_after_a_load_and_learnt_after_it(
+    tiny_path: Callable[[str], Path],
+) -> None:
+    model = Model(tiny_path("llama"))
+    assert engine_costs(model, 1, repack=False) is None
+    with LLM(tiny_path("llama"), threads=1, context_length=256, parallel=2, repack=False) as llm:
+        begun = engine_costs(model, 1, repack=False)
+        assert begun is not None
+        assert [n for n, _ in begun.known.costs] == [1, 2, 4, 8]
+        for start in range(10):
+            prompt = list(range(30 + start, 130 + start))
+            llm.generate(prompt, SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True))
+    learnt = engine_costs(model, 1, repack=False)
+    assert learnt is not None
+    assert [n for n, _ in learnt.known.costs][:4] == [1, 2, 4, 8]
+    assert max(n for n, _ in learnt.known.costs) > 90
+    assert engine_costs(model, 1, repack=True) is None
+    model.close()

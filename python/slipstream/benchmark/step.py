@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from slipstream.engine.step_cost import KnownCosts
     from slipstream.native import Model
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512)
@@ -219,12 +220,70 @@ def read_bandwidth(num_threads: int, num_bytes: int = _BANDWIDTH_BYTES) -> float
     return sum(part.nbytes for part in parts) / best_s
 
 
+@dataclass(frozen=True, slots=True)
+class EngineCosts:
+    """T(n) as the next load of the engine begins with it, from what earlier loads measured and learnt.
+
+    Attributes:
+        known: What they left.
+        seconds: By n, for each of SIZES.
+    """
+
+    known: KnownCosts
+    seconds: dict[int, float]
+
+    @property
+    def description(self) -> str:
+        """Where they come from, in a line."""
+        known = self.known
+        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(known.written_s))
+        sizes = ", ".join(str(num_tokens) for num_tokens, _ in known.costs)
+        num_cells, _num_batch, _num_seqs, parallel = known.key["context"]
+        return (
+            f"begins with steps of {sizes} tokens, kept {written} by a load with context {num_cells} and {parallel} "
+            "requests at a time"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        key = self.known.key
+        return {
+            "written_s": self.known.written_s,
+            "settings": {name: key[name] for name in key if name not in ("model", "build")},
+            "kept": [{"num_tokens": n, "seconds": seconds} for n, seconds in self.known.costs],
+            "seconds": {str(n): seconds for n, seconds in self.seconds.items()},
+        }
+
+
+def engine_costs(model: Model, threads: int, *, repack: bool) -> EngineCosts | None:
+    """Return what the engine knows of a model, of the latest load of any settings; None before the first one.
+
+    Args:
+        model: Loaded with its weights.
+        threads: That computed.
+        repack: Whether weights were re-arranged.
+    """
+    from slipstream.engine.cost_model import CostModel
+    from slipstream.engine.step_cost import latest_costs
+    from slipstream.native import build_info
+
+    known = latest_costs(
+        {"model": model.fingerprint, "build": build_info(), "threads": threads, "repack": repack}
+    )
+    if known is None:
+        return None
+    costs = CostModel(SIZES[-1])
+    costs.seed(known.costs)
+    return EngineCosts(known, {n: costs.estimate_s(n) or 0.0 for n in SIZES})
+
+
 def step_report(
     model: Model,
     settings: StepSettings,
     results: Sequence[StepResult],
     bandwidth: float,
     threads: int,
+    engine: EngineCosts | None,
 ) -> dict[str, Any]:
     """Return a step benchmark as JSON values, with where it comes from."""
     from slipstream.benchmark.report import model_facts, provenance, weight_types
@@ -235,6 +294,7 @@ def step_report(
         "model": {**model_facts(model), "weight_types": weight_types(model)},
         "settings": {**asdict(settings), "threads": threads},
         "memory_bytes_per_s": bandwidth,
+        "engine": engine.to_json() if engine else None,
         "results": [result.to_json() for result in results],
     }
 

@@ -13,7 +13,7 @@ from slipstream.cli.progress import Progress
 
 if TYPE_CHECKING:
     from slipstream.benchmark.decode import DecodeResult, DecodeSettings
-    from slipstream.benchmark.step import StepResult
+    from slipstream.benchmark.step import EngineCosts, StepResult
     from slipstream.native import Model
 
 bench_app = typer.Typer(help="Measure how fast models run here.", no_args_is_help=True)
@@ -121,7 +121,7 @@ def step(
     ] = False,
 ) -> None:
     """Measure what a step of 1 to 512 tokens costs, beside what memory bandwidth allows."""
-    from slipstream.benchmark.step import StepSettings, bench_steps, step_report
+    from slipstream.benchmark.step import StepSettings, bench_steps, engine_costs, step_report
     from slipstream.models.catalog import resolve_model
 
     settings = StepSettings(depth=depth, repetitions=repetitions, threads=threads)
@@ -132,19 +132,26 @@ def step(
     try:
         with Progress() as progress:
             results, bandwidth, used_threads = bench_steps(loaded, settings, progress.update)
+        engine = engine_costs(loaded, used_threads, repack=repack)
         if as_json:
             import json
 
-            report = step_report(loaded, settings, results, bandwidth, used_threads)
+            report = step_report(loaded, settings, results, bandwidth, used_threads, engine)
             typer.echo(json.dumps(report, indent=2))
         else:
-            _print_steps(loaded, results, bandwidth, used_threads, repack=repack)
+            _print_steps(loaded, results, engine, bandwidth, used_threads, repack=repack)
     finally:
         loaded.close()
 
 
 def _print_steps(
-    model: Model, results: list[StepResult], bandwidth: float, threads: int, *, repack: bool
+    model: Model,
+    results: list[StepResult],
+    engine: EngineCosts | None,
+    bandwidth: float,
+    threads: int,
+    *,
+    repack: bool,
 ) -> None:
     from rich.box import MARKDOWN
     from rich.console import Console
@@ -154,7 +161,8 @@ def _print_steps(
     from slipstream.benchmark.report import cpu_name, weight_types
 
     table = Table(title=escape(model.description), title_justify="left", box=MARKDOWN)
-    for column in ("depth", "tokens", "ms/step", "± std", "T(n)/T(1)", "tokens/s", "roofline"):
+    columns = ("depth", "tokens", "ms/step", "± std", "T(n)/T(1)", "tokens/s", "roofline", "engine")
+    for column in columns:
         table.add_column(column, justify="right")
     single_s = 0.0
     for result in results:
@@ -169,6 +177,7 @@ def _print_steps(
             f"{seconds.median / single_s:.2f}",
             f"{result.tokens_per_s:.1f}",
             f"{result.roofline_tokens_per_s:.1f}",
+            f"{engine.seconds[result.num_tokens] * 1e3:.2f}" if engine and not result.depth else "",
         )
     console = Console()
     console.print(table)
@@ -177,6 +186,8 @@ def _print_steps(
         f"{escape(cpu_name())}",
         highlight=False,
     )
+    about = engine.description if engine else "knows nothing yet of this model, build and threads"
+    console.print(f"engine: {about}", highlight=False)
     kernels = [
         f"{name} {facts['bytes'] / 2**20:.0f} MiB by {facts['kernel']}"
         for name, facts in weight_types(model).items()

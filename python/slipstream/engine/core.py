@@ -71,6 +71,7 @@ class EngineCore:
         max_num_running: Most requests at the same time; None for as many as the runner has sequences. Fewer leave
             sequences over to cache prefixes in.
         step_costs: (tokens, seconds) of steps measured beforehand.
+        keep_costs: Gets such costs for the next load when the engine ends in good order, if steps taught any.
         make_store: Makes the second tiers of the prefix cache from a function that tells what computing so many tokens
             takes; None for no such tiers.
         step_target_s: While some requests decode, about how long a step with pieces of prompts may take; None or 0 for
@@ -85,6 +86,7 @@ class EngineCore:
         sink: Callable[[list[Event]], None],
         max_num_running: int | None = None,
         step_costs: Sequence[tuple[int, float]] = (),
+        keep_costs: Callable[[list[tuple[int, float]]], None] | None = None,
         step_target_s: float | None = None,
         make_store: Callable[[Callable[[int], float | None]], PrefixStore] | None = None,
     ) -> None:
@@ -93,6 +95,7 @@ class EngineCore:
         self._sink = sink
         self._cost_model = CostModel(runner.info.max_batch_tokens)
         self._cost_model.seed(step_costs)
+        self._keep_costs = keep_costs
         self._store = make_store(self._prefill_s) if make_store else None
         self._is_stored = False  # nothing is cached that is not in files, too
         self._scheduler = Scheduler(
@@ -346,6 +349,12 @@ class EngineCore:
             except Exception:
                 _log.exception("cached prefixes could not all be kept")
             self._store.close(_STORE_S)
+        costs = self._cost_model.worth_keeping()
+        try:
+            if self._keep_costs is not None and self._died_of is None and costs:
+                self._keep_costs(costs)
+        except Exception:
+            _log.exception("what steps cost could not be kept")
         try:
             self._runner.close()
         except Exception:

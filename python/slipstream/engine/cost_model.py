@@ -12,6 +12,7 @@ _EXACT = 8  # step sizes up to here get a bin each: T(n) bends there, and drafts
 _BINS_PER_OCTAVE = 4
 _SEED_STEPS = 3
 _ALPHA = 0.1  # weight of a new step against the average of its bin
+_SETTLED_STEPS = 8  # real ones, until an average is worth keeping
 
 
 class CostModel:
@@ -40,7 +41,7 @@ class CostModel:
         self._mean_num_tokens = [0.0] * len(self._last_of_bin)
         self._mean_s = [0.0] * len(self._last_of_bin)
         self._seed_s: dict[int, float] = {}  # by bin
-        self._seen: set[int] = set()  # bins of real steps
+        self._num_real_steps = [0] * len(self._last_of_bin)
         self._curve: list[tuple[float, float]] | None = []
 
     def seed(self, costs: Sequence[tuple[int, float]]) -> None:
@@ -58,7 +59,7 @@ class CostModel:
             seconds: What it took.
         """
         index = self._bin(num_tokens)
-        self._seen.add(index)
+        self._num_real_steps[index] += 1
         self._add(index, num_tokens, seconds)
 
     def _bin(self, num_tokens: int) -> int:
@@ -110,6 +111,28 @@ class CostModel:
             curve = self._curve = self._fit()
         return curve
 
+    def worth_keeping(self) -> list[tuple[int, float]]:
+        """Return (num_tokens, seconds) for the `seed` of another load; nothing if no real step taught anything.
+
+        Sizes that were seeded stay; of those up to 8, which are timed with an empty context, the quicker of seed and
+        estimate is kept, as only other work makes a seed too slow. Larger ones are as they were learnt.
+        """
+        settled = {i for i, n in enumerate(self._num_real_steps) if n >= _SETTLED_STEPS}
+        if not settled:
+            return []
+        seeded = self._seed_s.keys()
+        has_small_seeds = any(index < _EXACT for index in seeded)
+        kept = []
+        for index in sorted(settled | seeded):
+            if index < _EXACT and has_small_seeds and index not in seeded:
+                continue  # of another depth than those beside it
+            num_tokens = round(self._mean_num_tokens[index])
+            seconds = self.estimate_s(num_tokens)
+            assert seconds is not None, "there are steps"
+            seed_s = self._seed_s.get(index, seconds) if index < _EXACT else seconds
+            kept.append((num_tokens, min(seconds, seed_s)))
+        return kept
+
     def _fit(self) -> list[tuple[float, float]]:
         """Pool adjacent violators: the closest non-falling curve in weighted least squares."""
         pools: list[tuple[float, float, int]] = []  # seconds, weight, bins
@@ -117,7 +140,7 @@ class CostModel:
         factors = {
             index: self._mean_s[index] / seed_s
             for index, seed_s in sorted(self._seed_s.items())
-            if index in self._seen and seed_s > 0
+            if self._num_real_steps[index] and seed_s > 0
         }
         factor = next(iter(factors.values()), 1.0)
         for index, num_steps in enumerate(self._num_steps):
@@ -126,7 +149,7 @@ class CostModel:
             num_tokens.append(self._mean_num_tokens[index])
             factor = factors.get(index, factor)
             seconds, weight, num_bins = self._mean_s[index], min(num_steps, 1.0 / _ALPHA), 1
-            if index not in self._seen:
+            if not self._num_real_steps[index]:
                 seconds *= factor
             while pools and pools[-1][0] > seconds:
                 below_s, below_weight, below_bins = pools.pop()

@@ -18,7 +18,7 @@ from slipstream.engine.masks import StepMasks
 from slipstream.engine.pictures import PictureReader, SequencePictures
 from slipstream.engine.runner import RunnerInfo, StepResult
 from slipstream.engine.sampler_params import add_calls, to_native
-from slipstream.engine.step_cost import step_costs
+from slipstream.engine.step_cost import keep_costs, step_costs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -222,9 +222,20 @@ class LlamaRunner(LlamaText):
         self.pictures = PictureReader(projector, marker)
 
     def step_costs(self) -> list[tuple[int, float]]:
-        """Return (rows, seconds) of small steps, measured now or by an earlier load. Before the first request only."""
+        """Return (rows, seconds) of steps, measured now or known from earlier loads. Before the first request only."""
+        max_rows = self._config.parallel + self.info.max_drafts
+        return step_costs(
+            self, self._cost_key, model_bytes=self._model.size_bytes, max_rows=max_rows
+        )
+
+    def keep_step_costs(self, costs: list[tuple[int, float]]) -> None:
+        """Keep what steps have taught for the next load. Before `close`."""
+        keep_costs(self._cost_key, costs)
+
+    @property
+    def _cost_key(self) -> dict[str, object]:
         config, context = self._config, self._context
-        key = {
+        return {
             "model": self._model.fingerprint,
             "build": _core.build_info(),
             "threads": context.n_threads,
@@ -237,8 +248,6 @@ class LlamaRunner(LlamaText):
             "context": (context.n_ctx, context.n_batch, context.n_seq_max, config.parallel),
             "max_drafts": self.info.max_drafts,
         }
-        max_rows = config.parallel + self.info.max_drafts
-        return step_costs(self, key, model_bytes=self._model.size_bytes, max_rows=max_rows)
 
     @property
     def state_key(self) -> str:

@@ -1,4 +1,4 @@
-"""Measures what small steps cost when a model is loaded, once per model, build and machine. Knows no requests."""
+"""Measures what small steps cost when a model is loaded, and keeps that and what its steps teach. Knows no requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import logging
 import math
 import os
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from slipstream.base.config import home
 from slipstream.base.errors import SlipstreamError
@@ -32,6 +33,21 @@ _NO_CHOICE = SamplingParams(temperature=0.0, seed=0)
 StepCosts = list[tuple[int, float]]
 
 
+@dataclass(frozen=True, slots=True)
+class KnownCosts:
+    """What earlier loads have left.
+
+    Attributes:
+        key: What the costs depend on, as JSON values.
+        costs: (rows, seconds), as the next load begins with them.
+        written_s: When, in seconds since the epoch.
+    """
+
+    key: dict[str, Any]
+    costs: StepCosts
+    written_s: float
+
+
 def step_costs(
     runner: ModelRunner,
     key: Mapping[str, object],
@@ -40,10 +56,10 @@ def step_costs(
     max_rows: int,
     clock: Callable[[], float] = time.monotonic,
 ) -> StepCosts:
-    """Return (rows, seconds) of small steps, from disk or else measured; nothing for a huge model.
+    """Return (rows, seconds) of steps, from disk or else measured, small ones then; nothing for a huge model at first.
 
     What is on disk is measured again if its smallest step was slower than it is now. Not if it was quicker: only other
-    work makes a step slower, and that of now passes, too.
+    work makes a step slower, and that of now passes, too. A huge model takes too long for either.
 
     Args:
         runner: Idle, its memory empty. It is idle and empty again afterwards.
@@ -52,17 +68,42 @@ def step_costs(
         max_rows: Most tokens that can be sampled in one step.
         clock: Seconds.
     """
-    path = _path(key)
-    costs = _read(path)
-    if costs and _is_outdone(runner, costs[0], clock):
-        costs = None
-    if costs is None:
-        if model_bytes > _MAX_MODEL_BYTES:
-            return []
+    known = _read(_path(key))
+    costs = known.costs if known else []
+    if model_bytes > _MAX_MODEL_BYTES:
+        return costs
+    if not costs or _is_outdone(runner, costs[0], clock):
         costs = measure(runner, max_rows, clock)
         if costs:
-            _write(path, key, costs)
+            keep_costs(key, costs)
     return costs
+
+
+def keep_costs(key: Mapping[str, object], costs: StepCosts) -> None:
+    """Keep costs for the next load; a folder that cannot be written to only costs the time to learn them again.
+
+    Args:
+        key: Everything they depend on.
+        costs: (rows, seconds) by rising rows; see CostModel.worth_keeping.
+    """
+    path = _path(key)
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(
+            json.dumps({"key": dict(key), "rows": costs}, default=str), encoding="utf-8"
+        )
+        partial.replace(path)
+    except OSError as error:
+        _log.debug("step costs cannot be kept in %s: %s", path, error)
+
+
+def latest_costs(key: Mapping[str, object]) -> KnownCosts | None:
+    """Return what was written last of all that agrees with `key`, which may name a part of what costs depend on."""
+    wanted = json.loads(json.dumps(key, default=str)).items()
+    found = (_read(path) for path in _folder().glob("*.json"))
+    fitting = [known for known in found if known and wanted <= known.key.items()]
+    return max(fitting, key=lambda known: known.written_s, default=None)
 
 
 def measure(
@@ -124,31 +165,22 @@ def _time_step(runner: ModelRunner, num_rows: int, clock: Callable[[], float]) -
             runner.trim(seq_id, 0)
 
 
+def _folder() -> Path:
+    return home() / "cache" / "step-costs"
+
+
 def _path(key: Mapping[str, object]) -> Path:
     text = json.dumps(key, sort_keys=True, default=str)
-    name = hashlib.sha256(text.encode()).hexdigest()[:24]
-    return home() / "cache" / "step-costs" / f"{name}.json"
+    return _folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
-def _read(path: Path) -> StepCosts | None:
-    """Return what an earlier load has measured; None if there is nothing usable."""
+def _read(path: Path) -> KnownCosts | None:
+    """Return what a file holds; None if there is nothing usable."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        costs = [(int(num_rows), float(seconds)) for num_rows, seconds in rows]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        costs = [(int(num_rows), float(seconds)) for num_rows, seconds in content["rows"]]
+        known = KnownCosts(dict(content["key"]), costs, path.stat().st_mtime)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     sound = all(n >= 1 and math.isfinite(seconds) and seconds > 0 for n, seconds in costs)
-    return costs if sound else None
-
-
-def _write(path: Path, key: Mapping[str, object], costs: StepCosts) -> None:
-    """Keep the costs for the next load; a folder that cannot be written to only costs the time again."""
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(
-            json.dumps({"key": dict(key), "rows": costs}, default=str), encoding="utf-8"
-        )
-        partial.replace(path)
-    except OSError as error:
-        _log.debug("step costs cannot be kept in %s: %s", path, error)
+    return known if costs and sound else None

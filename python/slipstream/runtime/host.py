@@ -104,6 +104,7 @@ class EngineHost:
         chosen: Prompt format for chats.
         info: What `info` returns.
         step_costs: (tokens, seconds) of steps measured beforehand.
+        keep_costs: Keeps those of this load; see EngineCore.
         make_store: Makes the second tiers of the prefix cache; see EngineCore.
         seed: Of requests that name none.
     """
@@ -114,6 +115,7 @@ class EngineHost:
         chosen: ChosenFormat,
         info: ModelInstanceInfo,
         step_costs: Sequence[tuple[int, float]] = (),
+        keep_costs: Callable[[list[tuple[int, float]]], None] | None = None,
         make_store: StoreMaker | None = None,
         seed: int | None = None,
     ) -> None:
@@ -129,6 +131,7 @@ class EngineHost:
             sink=self._route,
             max_num_running=info.parallel,
             step_costs=step_costs,
+            keep_costs=keep_costs,
             step_target_s=info.step_target_ms / 1000,
             make_store=make_store,
         )
@@ -198,7 +201,8 @@ class EngineHost:
                 load_s=time.monotonic() - begin_s,
                 pid=os.getpid(),
             )
-            return cls(runner, chosen, info, costs, store_maker(runner, config), config.seed)
+            keep = runner.keep_step_costs
+            return cls(runner, chosen, info, costs, keep, store_maker(runner, config), config.seed)
         except BaseException:
             runner.close()
             raise

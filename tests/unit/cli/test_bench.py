@@ -8,8 +8,14 @@ from typer.testing import CliRunner
 
 from slipstream.benchmark import decode, report, step
 from slipstream.benchmark.decode import DecodeResult
-from slipstream.benchmark.step import StepResult
+from slipstream.benchmark.step import EngineCosts, StepResult
 from slipstream.cli.main import app
+from slipstream.engine.step_cost import KnownCosts
+
+ENGINE = EngineCosts(
+    KnownCosts({"model": 1, "context": [4096, 512, 19, 3]}, [(1, 0.009), (8, 0.0285)], 1e9),
+    {1: 0.009, 8: 0.0285},
+)
 
 
 class FakeModel(SimpleNamespace):
@@ -59,9 +65,15 @@ def bench(monkeypatch):
             2,
         )
 
-    monkeypatch.setattr(step, "bench_steps", bench_steps)
+    def engine_costs(model, threads, *, repack):
+        seen.update(asked=(model, threads, repack))
+        return seen.get("engine")
 
-    def invoke(*args, command="decode"):
+    monkeypatch.setattr(step, "bench_steps", bench_steps)
+    monkeypatch.setattr(step, "engine_costs", engine_costs)
+
+    def invoke(*args, command="decode", engine=None):
+        seen["engine"] = engine
         seen["result"] = CliRunner().invoke(app, ["bench", command, *args], catch_exceptions=False)
         return seen
 
@@ -99,11 +111,22 @@ def test_the_step_table_shows_cost_growth_speed_and_roofline(bench):
     seen = bench("m.gguf", command="step")
     rows = [line.split("|") for line in seen["result"].stdout.splitlines() if "|" in line]
     assert [cell.strip() for cell in rows[-1][1:-1]] == [
-        "0", "8", "30.00", "14.14", "3.00", "266.7", "1600.0"
+        "0", "8", "30.00", "14.14", "3.00", "266.7", "1600.0", ""
     ]  # fmt: skip
+    assert "engine: knows nothing yet" in seen["result"].stdout
     assert "30.0 GB/s, 2 threads" in seen["result"].stdout
     assert "weights: q4_K 1 MiB by avx2\n" in seen["result"].stdout
     assert seen["model"].closed
+
+
+def test_the_step_table_shows_what_the_engine_begins_with(bench):
+    seen = bench("m.gguf", "--repack", command="step", engine=ENGINE)
+    rows = [line.split("|") for line in seen["result"].stdout.splitlines() if "|" in line]
+    assert [row[-2].strip() for row in rows[2:]] == ["9.00", "28.50"]
+    shown = " ".join(seen["result"].stdout.split())
+    assert "engine: begins with steps of 1, 8 tokens, kept " in shown
+    assert "with context 4096 and 3 requests at a time" in shown
+    assert seen["asked"] == (seen["model"], 2, True)
 
 
 def test_weights_are_repacked_as_asked_for(bench):
@@ -120,3 +143,7 @@ def test_step_json_carries_bandwidth_settings_and_provenance(bench):
     assert made["settings"] == {"depth": 8, "repetitions": 5, "threads": 2}
     assert made["memory_bytes_per_s"] == 30e9
     assert made["results"][1]["tokens_per_s"] == pytest.approx(8 / 0.030)
+    assert made["engine"] is None
+    made = json.loads(bench("m.gguf", "--json", command="step", engine=ENGINE)["result"].stdout)
+    assert made["engine"]["kept"][1] == {"num_tokens": 8, "seconds": 0.0285}
+    assert made["engine"]["settings"] == {"context": [4096, 512, 19, 3]}

@@ -394,3 +394,34 @@ def test_many_threads_submit_and_abort_and_every_request_ends_once(make_core):
     assert set(ends.values()) == {1}
     assert len(ends) == num_threads * num_each
     assert all(not isinstance(event, RequestFailed) for event in sink.events)
+
+
+def test_what_steps_cost_is_kept_when_the_engine_is_closed(make_core):
+    kept = []
+    core, sink = make_core(
+        FakeRunner(next_token=endless), step_costs=[(1, 50.0), (2, 90.0)], keep_costs=kept.append
+    )
+    core.submit(request("a", max_tokens=20))
+    sink.end_of("a")
+    assert kept == []
+    core.close()
+    [costs] = kept
+    assert [n for n, _ in costs] == [1, 2]
+    assert costs[0][1] < 25  # no step of the fake took a second
+
+
+def test_an_engine_without_a_step_or_that_cannot_keep_its_costs_closes_all_the_same(make_core):
+    kept = []
+    core, _ = make_core(FakeRunner(), step_costs=[(1, 50.0)], keep_costs=kept.append)
+    core.close()
+    assert kept == []
+
+    def refuse(_costs):
+        raise RuntimeError("made up")
+
+    runner = FakeRunner(next_token=endless)
+    core, sink = make_core(runner, keep_costs=refuse)
+    core.submit(request("a", max_tokens=20))
+    sink.end_of("a")
+    core.close()
+    assert runner.is_closed

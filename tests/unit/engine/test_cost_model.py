@@ -115,3 +115,52 @@ def test_seeds_below_the_first_size_seen_are_scaled_by_it():
     for _ in range(100):
         model.record(8, 0.08)
     assert model.estimate_s(1) == pytest.approx(0.01, rel=0.01)
+
+
+def test_nothing_is_worth_keeping_before_real_steps_have_settled():
+    model = CostModel(512)
+    model.seed([(1, 0.010), (8, 0.020)])
+    for _ in range(7):
+        model.record(1, 0.005)
+    assert model.worth_keeping() == []
+    model.record(1, 0.005)
+    assert [n for n, _ in model.worth_keeping()] == [1, 8]
+
+
+def test_seeds_of_a_busy_machine_are_kept_as_steps_have_mended_them():
+    model = CostModel(512)
+    model.seed([(1, 0.03), (8, 0.24)])
+    for _ in range(200):
+        model.record(1, 0.01)
+    for _ in range(20):
+        model.record(512, 1.0)
+    model.record(100, 0.5)  # once is not enough
+    kept = dict(model.worth_keeping())
+    assert kept == {1: pytest.approx(0.01), 8: pytest.approx(0.08), 512: pytest.approx(1.0)}
+
+
+def test_seeds_of_an_idle_machine_are_kept_though_steps_were_slower():
+    model = CostModel(512)
+    model.seed([(1, 0.01), (8, 0.08)])
+    for num_tokens in [1, 3, 8] * 50:
+        model.record(num_tokens, 0.1)
+    assert model.worth_keeping() == [(1, 0.01), (8, 0.08)]
+
+
+def test_without_seeds_all_sizes_that_settled_are_kept():
+    model = CostModel(512)
+    for num_tokens in [1, 3, 300] * 20:
+        model.record(num_tokens, num_tokens / 100)
+    assert model.worth_keeping() == [(n, pytest.approx(n / 100)) for n in (1, 3, 300)]
+
+
+def test_what_is_kept_begins_a_model_that_keeps_the_same():
+    model = CostModel(512)
+    for num_tokens in [1, 2, 4, 8, 100, 512] * 20:
+        model.record(num_tokens, num_tokens / 100)
+    again = CostModel(512)
+    again.seed(model.worth_keeping())
+    assert again.estimate_s(512) == pytest.approx(5.12)
+    for _ in range(8):
+        again.record(1, 0.01)
+    assert again.worth_keeping() == [(n, pytest.approx(s)) for n, s in model.worth_keeping()]

@@ -1,6 +1,7 @@
 """Step costs measured at load and kept on disk."""
 
 import json
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,7 +11,7 @@ from slipstream.base.errors import ComputeError
 from slipstream.engine import step_cost
 from slipstream.engine.cost_model import CostModel
 from slipstream.engine.runner import RunnerInfo, StepResult
-from slipstream.engine.step_cost import measure, step_costs
+from slipstream.engine.step_cost import keep_costs, latest_costs, measure, step_costs
 from tests.support.fake_runner import VOCAB, FakeRunner
 
 KEY = {"model": "abc", "threads": 2}
@@ -119,6 +120,35 @@ def test_a_huge_model_is_not_measured():
     runner = TimedRunner()
     assert step_costs(runner, KEY, model_bytes=1 << 40, max_rows=8) == []
     assert runner.steps == []
+
+
+def test_what_a_huge_model_has_learnt_is_taken_from_disk_unchecked():
+    keep_costs(KEY, [(1, 2.0), (512, 90.0)])
+    runner = TimedRunner()
+    costs = step_costs(runner, KEY, model_bytes=1 << 40, max_rows=8)
+    assert costs == [(1, 2.0), (512, 90.0)]
+    assert runner.steps == []
+
+
+def test_what_was_kept_begins_the_next_load():
+    load(TimedRunner())
+    keep_costs(KEY, [(1, 0.011), (8, 0.018), (512, 0.9)])
+    assert load(TimedRunner()) == [(1, 0.011), (8, 0.018), (512, 0.9)]
+
+
+def test_the_latest_costs_of_some_settings_are_found():
+    assert latest_costs(KEY) is None
+    for num_cells, written_s in ((100, 5), (200, 9), (300, 7)):
+        key = {**KEY, "context": (num_cells, 1), "build": {"flags": "-O3", "devices": [("a", "b")]}}
+        keep_costs(key, [(1, num_cells / 1e4)])
+        os.utime(step_cost._path(key), (written_s, written_s))
+    (home() / "cache" / "step-costs" / "damaged.json").write_text("{", encoding="utf-8")
+    known = latest_costs({**KEY, "build": {"flags": "-O3", "devices": [("a", "b")]}})
+    assert known is not None
+    assert (known.costs, known.written_s) == ([(1, 0.02)], 9)
+    assert known.key["context"] == [200, 1]
+    assert latest_costs({**KEY, "threads": 3}) is None
+    assert latest_costs({**KEY, "build": {"flags": "-O2"}}) is None
 
 
 def test_a_home_that_cannot_be_written_to_costs_only_the_time(monkeypatch, tmp_path):
