@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from slipstream.base.errors import DraftModelError, InvalidRequestError, ModelLoadError
 from slipstream.benchmark.pair import live, reading
 from slipstream.benchmark.pair.compatibility import check_pair, rank_candidates
+from slipstream.benchmark.pair.costs import Costs
 from slipstream.benchmark.pair.page import make_page
-from slipstream.benchmark.pair.plan import PairSettings
+from slipstream.benchmark.pair.plan import PairSettings, arm_of
 from slipstream.benchmark.pair.prompts import PairPrompt
 from slipstream.benchmark.pair.report import make_report
 from slipstream.benchmark.pair.run import PairRun
@@ -114,6 +115,15 @@ def test_the_scan_foretells_what_the_engine_accepts(
     assert compared or any(
         found["losslessness"]["noise"]["largest"] > 0 for found in report["live"]
     )
+
+
+def test_steps_are_timed_before_each_block_in_the_engine_that_runs_it(finished: PairRun) -> None:
+    for block in finished.measured.blocks:
+        target, drafter = (Costs.of_json(costs) for costs in block.costs)
+        lengths = {arm_of(name).num_tokens for name in block.arms} - {None}
+        assert set(target.samples) >= {1, *(block.batch * (length + 1) for length in lengths)}
+        assert all(len(samples) == 3 for samples in target.samples.values())
+        assert set(drafter.samples) >= {1, block.batch, 2 * block.batch}
 
 
 def test_outputs_are_those_of_the_target(report: dict[str, Any]) -> None:
@@ -478,7 +488,7 @@ def test_the_command_writes_both_reports_and_goes_on(target: Path, tmp_path: Pat
     assert "noise floor" in done.stdout
     found = json.loads((folder / "report.json").read_text())
     assert found["benchmark"] == "pair"
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["is_complete"]
     assert sum(found["prompts"]["by_category"].values()) == 2
     again = CliRunner().invoke(app, [*command, "--resume", "--json"])

@@ -232,7 +232,7 @@ def _print(report: dict[str, Any]) -> None:
     for live in report["live"]:
         title = f"{live['candidate']}, temperature {live['temperature']:g}, batch {live['batch']}"
         _table(
-            f"measured: {title}", words.LIVE_HEAD[:8], (row[:8] for row in words.live_rows(live))
+            f"measured: {title}", words.LIVE_HEAD[:7], (row[:7] for row in words.live_rows(live))
         )
         for line in (*words.notes(live), *words.lossless(live)):
             say(line)

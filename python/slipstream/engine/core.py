@@ -7,6 +7,8 @@ import secrets
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,6 +41,14 @@ _log = logging.getLogger(__name__)
 _INTERRUPT_EVERY_S = 0.05
 _IDLE_S = 0.5  # without a request before cached prefixes are put into files
 _STORE_S = 0.5  # of storing at the end, and of waiting for files
+
+
+@dataclass(slots=True, eq=False, frozen=True)
+class _Loan:
+    """What somebody wants to do with the runner while no request needs it."""
+
+    use: Callable[[ModelRunner], None]
+    done: Future[None] = field(default_factory=Future)
 
 
 class EngineCore:
@@ -108,7 +118,8 @@ class EngineCore:
         self._max_accepted = self._scheduler.max_num_running + max_waiting
         self._max_waiting = max_waiting
         self._changed = threading.Condition()  # guards the five below
-        self._inbox: deque[Request | str] = deque()  # a request to start, or the id of one to abort
+        # A request to start, the id of one to abort, or who borrows the runner.
+        self._inbox: deque[Request | str | _Loan] = deque()
         self._accepted: dict[str, None] = {}
         self._is_closing = False
         self._is_abandoned = False  # everything has been reported; later events reach nobody
@@ -166,6 +177,29 @@ class EngineCore:
             if request_id in self._accepted:
                 self._inbox.append(request_id)
                 self._changed.notify()
+
+    def lend(self, use: Callable[[ModelRunner], None]) -> None:
+        """Have the step thread call `use` with the runner, its memory empty, and wait for the end of that.
+
+        For measurements between requests: those that come meanwhile wait, and cached prefixes are lost. Any thread but
+        the step thread.
+
+        Raises:
+            InvalidRequestError: a request is under way.
+            ModelUnloadedError: after `close`, or closed meanwhile.
+            Exception: what `use` raises. The engine goes on.
+        """
+        loan = _Loan(use)
+        with self._changed:
+            if self._is_closing:
+                message = "the engine is closed; load the model again"
+                raise ModelUnloadedError(message)
+            if self._accepted:
+                message = f"{len(self._accepted)} requests are under way; wait for their ends"
+                raise InvalidRequestError(message)
+            self._inbox.append(loan)
+            self._changed.notify()
+        loan.done.result()
 
     def stats(self) -> EngineStats:
         """Return a snapshot of the figures. Any thread."""
@@ -267,9 +301,25 @@ class EngineCore:
         for command in commands:
             if isinstance(command, str):
                 scheduler.abort(command, now_s)
+            elif isinstance(command, _Loan):
+                self._lend(command)
             else:
                 scheduler.add(command, now_s)
         return True
+
+    def _lend(self, loan: _Loan) -> None:
+        """Carry out a loan; no request runs, as none was accepted before it."""
+        memory = self._scheduler.kv_cache
+        try:
+            memory.reset()
+            try:
+                loan.use(self._runner)
+            finally:
+                memory.reset()
+        except Exception as error:
+            loan.done.set_exception(error)
+        else:
+            loan.done.set_result(None)
 
     def _store_one(self) -> bool:
         """Put one cached prefix into a file, for the next process; False if there is none left, or no files."""
@@ -365,11 +415,14 @@ class EngineCore:
             self._is_closing = self._is_abandoned = True
             request_ids = list(self._accepted)
             self._accepted.clear()
+            loans = [command for command in self._inbox if isinstance(command, _Loan)]
             self._inbox.clear()
         error: Exception = ModelUnloadedError(
             "the model was unloaded while the request was under way; the next request loads it again"
         )
         if self._died_of is not None:
             error = EngineDiedError(f"the engine has stopped after {self._died_of!r}")
+        for loan in loans:
+            loan.done.set_exception(error)
         if request_ids:
             self._deliver([failure(request_id, error) for request_id in request_ids])

@@ -272,6 +272,10 @@ class EngineHost:
         if is_submitted:
             self._core.abort(request_id)
 
+    def lend(self, use: Callable[[ModelRunner], None]) -> None:
+        """Have the engine thread call `use` with the runner, its memory empty. As EngineCore.lend; any other thread."""
+        self._core.lend(use)
+
     def stats(self) -> EngineStats:
         """Return the engine's figures. Any thread."""
         return self._core.stats()

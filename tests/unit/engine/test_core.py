@@ -12,12 +12,14 @@ from slipstream.base.errors import (
     DecodeAborted,
     EngineDiedError,
     InvalidRequestError,
+    ModelUnloadedError,
     QueueFullError,
 )
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import FinishReason, RequestFailed
 from slipstream.engine.core import EngineCore
 from slipstream.engine.request import Request
+from slipstream.engine.runner import ScheduledSequence
 from tests.support.fake_runner import FakeRunner, scripted, text_tokens
 
 TIMEOUT_S = 20
@@ -425,3 +427,71 @@ def test_an_engine_without_a_step_or_that_cannot_keep_its_costs_closes_all_the_s
     sink.end_of("a")
     core.close()
     assert runner.is_closed
+
+
+def test_a_runner_is_lent_empty_and_comes_back_empty(make_core):
+    runner = FakeRunner()
+    core, sink = make_core(runner)
+    core.submit(request("before", max_tokens=2))
+    sink.end_of("before")
+    seen = []
+
+    def use(lent):
+        seen.append((lent is runner, threading.current_thread() is core._thread, lent.used_cells()))
+        lent.open_sequence(0, SamplingParams(), [1, 2])
+        lent.step([ScheduledSequence(0, 0, [1, 2], True)])
+        lent.close_sequence(0)
+
+    core.lend(use)
+    assert seen == [(True, True, 0)]
+    assert core.stats().num_cached_cells == 0
+    core.submit(request("after", max_tokens=2))
+    assert sink.end_of("after").usage.num_cached_tokens == 0
+    core._scheduler.check_integrity()
+
+
+def test_what_a_borrower_raises_is_told_to_it_and_the_engine_goes_on(make_core):
+    core, sink = make_core(FakeRunner(next_token=endless))
+
+    def use(lent):
+        lent.open_sequence(0, SamplingParams(), [1])
+        lent.step([ScheduledSequence(0, 0, [1], True)])
+        lent.close_sequence(0)
+        raise ComputeError("NaN")
+
+    with pytest.raises(ComputeError, match="NaN"):
+        core.lend(use)
+    core.submit(request("after", max_tokens=2))
+    assert sink.end_of("after").finish_reason is FinishReason.LENGTH
+
+
+def test_a_runner_that_is_needed_or_closed_is_not_lent(make_core):
+    runner = FakeRunner(gate=threading.Semaphore(0))
+    core, sink = make_core(runner)
+    core.submit(request("r", max_tokens=2))
+    with pytest.raises(InvalidRequestError, match="1 requests are under way"):
+        core.lend(lambda _runner: None)
+    runner.gate.release(1000)
+    sink.end_of("r")
+    core.close()
+    with pytest.raises(ModelUnloadedError):
+        core.lend(lambda _runner: None)
+
+
+def test_a_loan_that_has_not_begun_ends_with_the_engine(make_core):
+    core, _sink = make_core(start=False)
+    errors = []
+
+    def borrow():
+        try:
+            core.lend(lambda _runner: None)
+        except ModelUnloadedError as error:
+            errors.append(error)
+
+    borrower = threading.Thread(target=borrow)
+    borrower.start()
+    while not core._inbox:
+        borrower.join(0.001)
+    core.close()
+    borrower.join(TIMEOUT_S)
+    assert len(errors) == 1

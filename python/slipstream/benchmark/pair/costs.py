@@ -1,4 +1,4 @@
-"""What verifying n rows costs and what a draft token costs, both models timed in turns, as the engine runs them."""
+"""What verifying n rows costs and what a draft token costs, both models timed in turns, on a runner of the engine."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Costs:
 
     Attributes:
         samples: By rows, the seconds of each repetition.
-        prefill: Seconds of reading DEPTH tokens of a prompt, of each repetition.
+        prefill: Seconds of reading one token of a prompt, of each text read.
         step: Seconds of a plain step of the target, timed in turns with these.
         waited: Share of the processor time that other programs had meanwhile; None where it cannot be read.
     """
@@ -88,7 +88,7 @@ class Costs:
     @property
     def prefill_tokens_per_s(self) -> float | None:
         """Tokens of a prompt read in a second, the median; None where that was not timed."""
-        return DEPTH / statistics.median(self.prefill) if self.prefill else None
+        return 1 / statistics.median(self.prefill) if self.prefill else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields, sizes as text."""
@@ -108,6 +108,15 @@ def sizes_of(gammas: Sequence[int], batches: Sequence[int], most: int) -> list[i
     for batch in batches:
         sizes |= {min(batch * (gamma + 1), most) for gamma in gammas} | {batch}
     return sorted(sizes)
+
+
+def live_sizes(lengths: Sequence[int], batch: int) -> list[int]:
+    """Return the rows that requests at the same time have in live runs with such draft lengths, the full steps.
+
+    Costs of steps with fewer drafts, at the end of a text, lie between them.
+    """
+    drafted = {batch * (length + 1) for length in lengths if length * batch <= MAX_ROWS_DRAFTED}
+    return sorted({1, 2, batch} | drafted)
 
 
 def measure(
@@ -134,104 +143,138 @@ def measure(
     Raises:
         DecodeError: a model fails.
     """
-    timer = _Timer(
-        runner, sizes, max(batches), SamplingParams(temperature=temperature, seed=0), clock
-    )
+    import numpy as np
+
+    timer = Timer(sizes, batches, temperature, clock=clock)
+    random = np.random.default_rng(_SEED)
     for repetition in range(REPETITIONS + 1):
         tell(repetition, REPETITIONS + 1)
-        timer.is_counted = repetition > 0  # the first warms up
-        try:
-            timer.open(repetition)
-            # Every second time from the largest on, so that no size always comes first.
-            for size in sizes if repetition % 2 else sizes[::-1]:
-                timer.verify(size)
-            if runner.info.has_draft_model:
-                for batch in sorted({1, *batches}):
-                    timer.draft(batch)
-        finally:
-            timer.close()
+        # No repetition has a text that one before had.
+        lengths = [DEPTH, *[_OTHER_DEPTH] * (max(batches) - 1)]
+        texts = [random.integers(0, runner.info.num_vocab, length).tolist() for length in lengths]
+        timer.time_round(runner, texts, is_counted=repetition > 0)  # the first warms up
     return timer.target, timer.drafter if runner.info.has_draft_model else None
 
 
-class _Timer:
-    """Sequences with random text, and what their steps took."""
+class Timer:
+    """Times steps of a target and of its draft model, round by round.
+
+    Args:
+        sizes: Rows of the target.
+        batches: Requests at the same time.
+        temperature: Of the sampling.
+        most_alone: Rows up to which the first request verifies alone; beyond, all of them share the drafts.
+        clock: Seconds.
+
+    Attributes:
+        target: What its steps took.
+        drafter: Likewise, of the draft model; without samples where there is none.
+    """
 
     def __init__(
         self,
-        runner: CostRunner,
         sizes: Sequence[int],
-        num_seqs: int,
-        sampling: SamplingParams,
-        clock: Callable[[], float],
+        batches: Sequence[int],
+        temperature: float = 0.0,
+        most_alone: int = MAX_ROWS_DRAFTED + 1,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         import numpy as np
 
-        self._runner = runner
-        self._sampling = sampling
+        self._sizes = list(sizes)
+        self._batches = sorted({1, *batches})
+        self._sampling = SamplingParams(temperature=temperature, seed=0)
+        self._most_alone = most_alone
         self._clock = clock
         self._random = np.random.default_rng(_SEED)
-        self._num_seqs = num_seqs
-        self._lengths = [0] * num_seqs  # in memory
-        self._last = [0] * num_seqs  # sampled and not computed yet
-        self.is_counted = False
+        self._is_counted = True
         self.target = Costs(samples={size: [] for size in sizes})
         self.drafter = Costs(samples={})
 
-    def _tokens(self, num: int) -> list[int]:
-        """Return random tokens: as drafts they are as good as always wrong."""
-        found: list[int] = self._random.integers(0, self._runner.info.num_vocab, num).tolist()
-        return found
+    def time_round(
+        self,
+        runner: CostRunner,
+        texts: Sequence[Sequence[int]],
+        passes: int = 1,
+        *,
+        is_counted: bool = True,
+    ) -> None:
+        """Time every size behind some texts, one for each request of the largest batch.
 
-    def open(self, repetition: int) -> None:
-        """Begin all sequences with texts that no repetition had before, and read them with both models."""
-        for seq_id in range(self._num_seqs):
-            tokens = self._tokens(_OTHER_DEPTH if seq_id else DEPTH)
-            self._runner.open_sequence(seq_id, self._sampling, tokens)
-            seconds = self._step([ScheduledSequence(seq_id, 0, tokens, True)])
-            if self.is_counted and not seq_id:
-                self.target.prefill.append(seconds)
-            if self._runner.info.has_draft_model:
-                begin_s = self._clock()
-                self._runner.draft([seq_id], self._runner.info.max_batch_tokens)
-                if self.is_counted and not seq_id:
-                    self.drafter.prefill.append(self._clock() - begin_s)
+        Args:
+            runner: Its memory is empty, and empty again afterwards.
+            texts: Token ids.
+            passes: Times that each size is timed.
+            is_counted: False warms up only.
 
-    def close(self) -> None:
-        """End all sequences."""
-        for seq_id in range(self._num_seqs):
-            self._runner.close_sequence(seq_id)
-            self._runner.trim(seq_id, 0)
+        Raises:
+            DecodeError: a model fails.
+        """
+        self._runner = runner
+        self._is_counted = is_counted
+        self._lengths = [0] * len(texts)  # in memory
+        self._last = [0] * len(texts)  # sampled and not computed yet
+        try:
+            for seq_id, tokens in enumerate(texts):
+                self._open(seq_id, list(tokens))
+            for _ in range(passes):
+                self._sizes.reverse()  # no size always comes first
+                for size in self._sizes:
+                    self._verify(size)
+                if runner.info.has_draft_model:
+                    for batch in self._batches:
+                        self._draft(batch)
+        finally:
+            for seq_id in range(len(texts)):
+                runner.close_sequence(seq_id)
+                runner.trim(seq_id, 0)
 
-    def verify(self, num_rows: int) -> None:
-        """Time a step of so many rows: of the first sequence, or of all where it has no room for so many drafts."""
-        seq_ids = range(1 if num_rows <= MAX_ROWS_DRAFTED + 1 else self._num_seqs)
+    def _open(self, seq_id: int, tokens: list[int]) -> None:
+        """Begin a sequence, and read its text with both models."""
+        runner = self._runner
+        runner.open_sequence(seq_id, self._sampling, tokens)
+        seconds = self._step([ScheduledSequence(seq_id, 0, tokens, True)])
+        if self._is_counted and not seq_id:
+            self.target.prefill.append(seconds / len(tokens))
+        if runner.info.has_draft_model:
+            begin_s = self._clock()
+            runner.draft([seq_id], runner.info.max_batch_tokens)
+            if self._is_counted and not seq_id:
+                self.drafter.prefill.append((self._clock() - begin_s) / len(tokens))
+
+    def _verify(self, num_rows: int) -> None:
+        """Time a step of so many rows, of the first sequence or of all."""
+        seq_ids = range(1 if num_rows <= self._most_alone else len(self._lengths))
         drafts = [0] * len(seq_ids)
         for i in range(num_rows - len(seq_ids)):
             drafts[i % len(seq_ids)] += 1
         seconds = self._step(
             [self._next(seq_id, num) for seq_id, num in zip(seq_ids, drafts, strict=True)]
         )
-        if self.is_counted:
+        if self._is_counted:
             self.target.samples[num_rows].append(seconds)
             if num_rows == 1:
                 self.target.step.append(seconds)
                 self.drafter.step.append(seconds)
 
-    def draft(self, batch: int) -> None:
+    def _draft(self, batch: int) -> None:
         """Time draft tokens of so many sequences: of one new token each, and of two, as behind an accepted draft."""
-        seq_ids = list(range(batch))
-        self._runner.draft(seq_ids, self._runner.info.max_batch_tokens)  # catches up with the text
+        runner, seq_ids = self._runner, list(range(batch))
+        most = runner.info.max_batch_tokens
+        runner.draft(seq_ids, most)  # catches up with the text
         for num_new in (1, 2):
             for _ in range(num_new):
                 self._step([self._next(seq_id, 0) for seq_id in seq_ids])
             begin_s = self._clock()
-            _, num_rows = self._runner.draft(seq_ids, self._runner.info.max_batch_tokens)
+            _, num_rows = runner.draft(seq_ids, most)
             seconds = self._clock() - begin_s
-            if self.is_counted and num_rows:
+            if self._is_counted and num_rows:
                 self.drafter.samples.setdefault(num_rows, []).append(seconds)
 
     def _next(self, seq_id: int, num_drafts: int) -> ScheduledSequence:
-        tokens = [self._last[seq_id], *self._tokens(num_drafts)]
+        """Return what goes on with a sequence. Random drafts are as good as always wrong."""
+        drafts = self._random.integers(0, self._runner.info.num_vocab, num_drafts).tolist()
+        tokens = [self._last[seq_id], *drafts]
         return ScheduledSequence(seq_id, self._lengths[seq_id], tokens, True, num_drafts)
 
     def _step(self, scheduled: list[ScheduledSequence]) -> float:

@@ -34,6 +34,7 @@ class Block:
         names: Of the prompts; with few of them some stand there twice.
         arms: By name what `live.run_arm` tells, {} where the block failed.
         failed: Why, "" if it did not.
+        costs: Of steps of the target and of the draft model, timed before the arms.
     """
 
     candidate: str
@@ -44,6 +45,7 @@ class Block:
     names: list[str]
     arms: dict[str, dict[str, Any]]
     failed: str = ""
+    costs: list[dict[str, Any]] = field(default_factory=list)
 
     def is_disturbed(self, num_threads: int) -> bool:
         """Whether other programs had so much of the processor during some arm that its time says nothing."""

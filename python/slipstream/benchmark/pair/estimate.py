@@ -18,6 +18,7 @@ _ROWS = 32  # of a step that reads a prompt
 _LOAD_S = 10.0  # of models and costs
 _READ_SHARE = 0.35  # of writing a text, to read it with the target and a draft model
 _WARM_SHARE = 0.15  # of an arm
+_TIMED_STEPS = 24  # before each block, to time what its steps take
 
 
 class Estimate:
@@ -33,6 +34,7 @@ class Estimate:
         text_s: Of writing one text.
         scan_s: Of reading one with one model.
         arm_s: Of one request of one arm.
+        timing_s: Of timing the steps of a block, for each of its requests.
     """
 
     def __init__(
@@ -73,9 +75,12 @@ class Estimate:
             self.text_s = read_s + self._settings.num_tokens * step_s
             self.scan_s = self.text_s * _READ_SHARE
             self.arm_s = self._settings.num_tokens * step_s * (1 + _WARM_SHARE)
-        runs = sum(self._num_arms) * self._settings.blocks * self._num_sessions
+            self.timing_s = read_s + _TIMED_STEPS * step_s
+        passes = self._settings.blocks * self._num_sessions
         self._total_s = _LOAD_S + self._num_texts * (
-            self.text_s + (1 + self._num_drafts) * self.scan_s + runs * self.arm_s
+            self.text_s
+            + (1 + self._num_drafts) * self.scan_s
+            + passes * (sum(self._num_arms) * self.arm_s + len(self._num_arms) * self.timing_s)
         )
 
     def add(self, seconds: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "run.jsonl"
-_SCHEMA = 1
+_SCHEMA = 2
 
 Key = tuple[str, ...]
 

@@ -12,6 +12,7 @@ from slipstream.base.load_config import LoadConfig
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import GenerationSpec, RequestFailed, Speculation
 from slipstream.benchmark.pair.acceptance import add_positions
+from slipstream.benchmark.pair.costs import Timer, live_sizes
 from slipstream.benchmark.pair.resources import waited_s, waited_since
 from slipstream.runtime.host import EngineHost
 from slipstream.runtime.results import ResultCollector, error_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 LEAST_CONTEXT = 8192
 _WARM_TOKENS = 3
+_MOST_DEPTH = 256  # tokens of a text behind which steps are timed
+_PASSES = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,6 +135,27 @@ def run(
         for request_id in collectors.keys() - results.keys():
             host.abort(request_id)
     return [results[request_id] for request_id in ids], time.perf_counter() - begin_s
+
+
+def time_steps(
+    host: EngineHost, texts: Sequence[Text], arms: Sequence[Arm], temperature: float
+) -> list[dict[str, Any]]:
+    """Time the steps that the arms of a block come to, in the engine that runs them and behind the same texts.
+
+    Empties the engine's memory.
+
+    Returns:
+        Costs of the target and, if there is one, of the draft model.
+
+    Raises:
+        SlipstreamError: a model fails.
+    """
+    batch = len(texts)
+    sizes = live_sizes([arm.num_tokens for arm in arms if arm.num_tokens], batch)
+    timer = Timer(sizes, [batch], temperature, most_alone=batch - 1 or sizes[-1])
+    tokens = [[*text.prompt, *text.output][-_MOST_DEPTH:] for text in texts]
+    host.lend(lambda runner: timer.time_round(runner, tokens, _PASSES))
+    return [costs.to_json() for costs in (timer.target, timer.drafter) if costs.samples]
 
 
 def warm_up(

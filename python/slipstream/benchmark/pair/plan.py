@@ -94,6 +94,10 @@ class Arm:
     source: str
     num_tokens: int | None = None
 
+    def drafter(self, candidate: str) -> str:
+        """Return what drafts in a session of a candidate: that one, or n-grams."""
+        return NGRAM if self.source == "ngram" else candidate
+
 
 def arms_of(
     candidate: str, gamma: int, gammas: Sequence[int], ngram_gamma: int | None, batch: int

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slipstream.benchmark.pair.acceptance import Acceptance, count, replay
+from slipstream.benchmark.pair.costs import Costs
 from slipstream.benchmark.pair.data import TARGET, grouped
 from slipstream.benchmark.pair.plan import MAX_ROWS_DRAFTED, NGRAM, PROBABILITY_CUTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slipstream.benchmark.pair.data import Measured
+    from slipstream.benchmark.pair.data import Block, Measured
     from slipstream.benchmark.pair.live import Text
     from slipstream.benchmark.pair.plan import PairSettings
 
@@ -27,16 +28,44 @@ class Prediction:
     Attributes:
         gamma: Draft length.
         cut: Probability below which the draft model stops.
-        speedup: Tokens per second beside none.
         acceptance: What becomes of the drafts.
-        plain_tokens_per_s: Without drafts, of all requests together.
+        plain_s: Seconds that the texts take without drafts.
+        drafted_s: With them.
     """
 
     gamma: int
     cut: float
-    speedup: float
     acceptance: Acceptance
-    plain_tokens_per_s: float
+    plain_s: float
+    drafted_s: float
+
+    @property
+    def speedup(self) -> float:
+        """Tokens per second beside none."""
+        return self.plain_s / self.drafted_s
+
+    @property
+    def plain_tokens_per_s(self) -> float:
+        """Without drafts, of all requests together."""
+        return self.acceptance.num_tokens / self.plain_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Prices:
+    """What steps cost, all timed under the same conditions."""
+
+    target: Costs
+    draft: Costs | None  # None: drafts cost nothing
+    overhead_s: float
+
+    def step_s(self, num_rows: float) -> float:
+        return self.target.seconds(num_rows) + self.overhead_s
+
+    def draft_s(self, num_rows: float) -> float:
+        """Seconds of a draft token; the two models may have been timed while the machine had another speed."""
+        if self.draft is None:
+            return 0.0
+        return self.draft.seconds(num_rows) / self.draft.step_s * self.target.seconds(1)
 
 
 class Predictor:
@@ -70,10 +99,17 @@ class Predictor:
 
     def draft(self, candidate: str, num_rows: float = 1) -> float:
         """Return c: what a draft token of so many sequences costs, in plain steps; 0 for n-grams."""
-        if candidate == NGRAM:
-            return 0.0
-        costs = self._measured.costs[candidate]
-        return costs.seconds(num_rows) / costs.step_s
+        return self._prices(candidate).draft_s(num_rows) / self.step_s
+
+    def _prices(self, candidate: str) -> _Prices:
+        draft = None if candidate == NGRAM else self._measured.costs[candidate]
+        return _Prices(self._target, draft, self.overhead_s)
+
+    def _prices_of(self, candidate: str, block: Block) -> _Prices:
+        """Return the costs timed along with a block."""
+        target, *drafts = [Costs.of_json(costs) for costs in block.costs]
+        draft = drafts[0] if drafts and candidate != NGRAM else None
+        return _Prices(target, draft, self.overhead_s)
 
     def predict(
         self,
@@ -84,7 +120,7 @@ class Predictor:
         batch: int = 1,
         cut: float = 0.0,
         category: str | None = None,
-        groups: Sequence[Sequence[str]] = (),
+        blocks: Sequence[Block] = (),
     ) -> Prediction | None:
         """Return what one draft length does; None where nothing was read, or a batch has no room for it.
 
@@ -95,35 +131,32 @@ class Predictor:
             batch: Requests at the same time.
             cut: Probability below which the draft model stops.
             category: Of the texts; None for all.
-            groups: Names of the texts that run at the same time, of each group; as the live runs have them if empty.
+            blocks: Live ones: foretells what they come to at the costs that were timed along with each, to compare.
         """
         if batch * gamma > MAX_ROWS_DRAFTED:
             return None
         by_name = {t.name: t for t in self._measured.texts_of(temperature, category)}
-        if not groups:
-            found = grouped(list(by_name.values()), batch)
-            groups = [[text.name for text in group] for group in found]
+        prices = self._prices(candidate)
+        groups = [(group, prices) for group in grouped(list(by_name.values()), batch)]
+        if blocks:
+            groups = [
+                ([by_name[name] for name in block.names], self._prices_of(candidate, block))
+                for block in blocks
+            ]
         rounds: list[tuple[int, int]] = []
         plain_s = drafted_s = 0.0
-        for group in groups:
-            replays = [
-                self._replays(candidate, by_name[name], temperature, gamma, cut) for name in group
-            ]
+        for texts, prices in groups:
+            replays = [self._replays(candidate, text, temperature, gamma, cut) for text in texts]
             if not all(replays):
                 continue  # one of them was not read: the run was interrupted
             for together in zip(*replays, strict=True):
-                plain_s += self._plain_s(together)
-                drafted_s += self._drafted_s(candidate, together, gamma if cut > 0 else 0)
+                plain_s += _plain_s(prices, together)
+                drafted_s += _drafted_s(prices, together, gamma if cut > 0 else 0)
                 rounds += [step for replayed in together for step in replayed]
         if not drafted_s:
             return None
-        acceptance = count(rounds)
         return Prediction(
-            gamma=gamma,
-            cut=cut,
-            speedup=plain_s / drafted_s,
-            acceptance=acceptance,
-            plain_tokens_per_s=acceptance.num_tokens / plain_s,
+            gamma=gamma, cut=cut, acceptance=count(rounds), plain_s=plain_s, drafted_s=drafted_s
         )
 
     def _replays(
@@ -133,44 +166,6 @@ class Predictor:
             candidate, text, temperature, cut, is_drawn=self._settings.verify == "distribution"
         )
         return [replay(reading, gamma, self._settings.num_tokens) for reading in readings]
-
-    def _plain_s(self, together: Sequence[Rounds]) -> float:
-        """Return the seconds of some texts at the same time without drafts: the batch shrinks as they end."""
-        lengths = [sum(accepted + 1 for _, accepted in rounds) for rounds in together]
-        return sum(
-            self._step_s(sum(place < length for length in lengths))
-            for place in range(max(lengths, default=0))
-        )
-
-    def _drafted_s(self, candidate: str, together: Sequence[Rounds], gamma: int) -> float:
-        """Return the same with drafts, whose rounds are verified in one step.
-
-        The draft model computes one row for each sequence and draft, and the last draft of the step before, too,
-        where that was accepted.
-
-        Args:
-            candidate: Whose drafts.
-            together: The rounds of each text.
-            gamma: Draft length where drafts stop at a cut, as that is found out by computing the token; else 0.
-        """
-        total_s = 0.0
-        for place in range(max(map(len, together), default=0)):
-            running = [rounds for rounds in together if place < len(rounds)]
-            offers = [rounds[place][0] for rounds in running]
-            total_s += self._step_s(len(running) + sum(offers))
-            computed = [min(gamma, offer + 1) if gamma else offer for offer in offers]
-            for depth in range(max(computed)):
-                num_rows = sum(depth < num for num in computed)
-                if depth == 0 and place > 0:
-                    num_rows += sum(
-                        num > 0 and 0 < rounds[place - 1][0] == rounds[place - 1][1]
-                        for num, rounds in zip(computed, running, strict=True)
-                    )
-                total_s += self.draft(candidate, num_rows) * self.step_s
-        return total_s
-
-    def _step_s(self, num_rows: int) -> float:
-        return self._target.seconds(num_rows) + self.overhead_s
 
     def by_gamma(
         self, candidate: str, temperature: float, batch: int = 1, category: str | None = None
@@ -201,3 +196,40 @@ class Predictor:
 def fastest(predictions: Sequence[Prediction]) -> Prediction | None:
     """Return the one with the highest speed-up."""
     return max(predictions, key=lambda p: p.speedup) if predictions else None
+
+
+def _plain_s(prices: _Prices, together: Sequence[Rounds]) -> float:
+    """Return the seconds of some texts at the same time without drafts: the batch shrinks as they end."""
+    lengths = [sum(accepted + 1 for _, accepted in rounds) for rounds in together]
+    return sum(
+        prices.step_s(sum(place < length for length in lengths))
+        for place in range(max(lengths, default=0))
+    )
+
+
+def _drafted_s(prices: _Prices, together: Sequence[Rounds], gamma: int) -> float:
+    """Return the same with drafts, whose rounds are verified in one step.
+
+    The draft model computes one row for each sequence and draft, and the last draft of the step before, too, where
+    that was accepted.
+
+    Args:
+        prices: Of steps.
+        together: The rounds of each text.
+        gamma: Draft length where drafts stop at a cut, as that is found out by computing the token; else 0.
+    """
+    total_s = 0.0
+    for place in range(max(map(len, together), default=0)):
+        running = [rounds for rounds in together if place < len(rounds)]
+        offers = [rounds[place][0] for rounds in running]
+        total_s += prices.step_s(len(running) + sum(offers))
+        computed = [min(gamma, offer + 1) if gamma else offer for offer in offers]
+        for depth in range(max(computed)):
+            num_rows = sum(depth < num for num in computed)
+            if depth == 0 and place > 0:
+                num_rows += sum(
+                    num > 0 and 0 < rounds[place - 1][0] == rounds[place - 1][1]
+                    for num, rounds in zip(computed, running, strict=True)
+                )
+            total_s += prices.draft_s(num_rows)
+    return total_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from slipstream.base.errors import StoreError
 from slipstream.benchmark.pair import verdict
 from slipstream.benchmark.pair.advice import advise
+from slipstream.benchmark.pair.costs import Costs
 from slipstream.benchmark.pair.data import TARGET, waited_share
-from slipstream.benchmark.pair.plan import NGRAM, OFF
+from slipstream.benchmark.pair.plan import NGRAM, OFF, arm_of
 from slipstream.benchmark.pair.predict import Predictor
 from slipstream.benchmark.pair.prompts import digest
 from slipstream.benchmark.pair.resources import EnergyMeter
@@ -19,13 +21,11 @@ from slipstream.benchmark.pair.scan_report import samples_of, scan_of
 from slipstream.benchmark.report import provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from slipstream.benchmark.pair.data import Block
     from slipstream.benchmark.pair.predict import Prediction
     from slipstream.benchmark.pair.run import PairRun
 
-SCHEMA = 1  # of report.json; raised when a figure changes its meaning or place
+SCHEMA = 2  # of report.json; raised when a figure changes its meaning or place
 FILE = "report.json"
 
 
@@ -166,7 +166,7 @@ def _live(run: PairRun, predictor: Predictor, temperature: float) -> list[dict[s
                         [arm for block in timed for arm in block.arms.values()], run.num_threads
                     ),
                     "baseline_tokens_per_s": _baseline(timed),
-                    "drift": _drift(predictor, timed, (arm.name for arm in arms)),
+                    "drift": _drift(predictor, timed),
                     "arms": [_arm(predictor, timed, arm) for arm in arms],
                     "by_category": _by_category(timed, floor),
                     "losslessness": lossless,
@@ -229,17 +229,13 @@ def _by_category(blocks: list[Block], floor: float) -> dict[str, Any]:
 
 
 def _predicted(predictor: Predictor, blocks: list[Block], name: str) -> Prediction | None:
-    """Return what was predicted for an arm and the very prompts of its blocks; None if its draft length varies."""
-    kind, _, length = name.partition(" ")
-    if not length.isdigit():
+    """Return what is predicted for an arm in these very blocks; None if its draft length varies."""
+    arm, first = arm_of(name), blocks[0]
+    if arm.num_tokens is None:
         return None
-    first = blocks[0]
+    candidate = arm.drafter(first.candidate)
     return predictor.predict(
-        NGRAM if kind == NGRAM else first.candidate,
-        first.temperature,
-        int(length),
-        batch=first.batch,
-        groups=[block.names for block in blocks],
+        candidate, first.temperature, arm.num_tokens, batch=first.batch, blocks=blocks
     )
 
 
@@ -250,12 +246,10 @@ def _arm(predictor: Predictor, blocks: list[Block], arm: verdict.ArmFigures) -> 
         "alpha": arm.alpha,
         "predicted": predicted.speedup if predicted else None,
         "predicted_alpha": predicted.acceptance.alpha if predicted else None,
-        "repriced": verdict.repriced(predicted.acceptance, blocks, arm.name) if predicted else None,
     }
 
 
-def _drift(predictor: Predictor, blocks: list[Block], names: Iterable[str]) -> float | None:
-    """Return how much faster the runs without drafts were than by the costs timed before; None if that is not known."""
-    found = (_predicted(predictor, blocks, name) for name in names)
-    expected = next((prediction.plain_tokens_per_s for prediction in found if prediction), None)
-    return None if expected is None else _baseline(blocks) / expected - 1
+def _drift(predictor: Predictor, blocks: list[Block]) -> float:
+    """Return how much faster plain steps were along with the blocks than when costs were timed for the scan."""
+    steps = [Costs.of_json(block.costs[0]).step_s for block in blocks]
+    return predictor.step_s / statistics.mean(steps) - 1

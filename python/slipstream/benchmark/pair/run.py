@@ -204,7 +204,9 @@ class PairRun:
         num_texts = sum(map(len, measured.texts.values())) + len(measured.skipped)
         estimate.add(num_texts * estimate.text_s)
         estimate.add((len(measured.controls) + len(measured.scans)) * estimate.scan_s)
-        estimate.add(sum(len(b.arms) * len(b.names) for b in measured.blocks) * estimate.arm_s)
+        for block in measured.blocks:
+            block_s = len(block.arms) * estimate.arm_s + estimate.timing_s
+            estimate.add(block_s * len(block.names))
 
     def _write_text(
         self, host: EngineHost, temperature: float, index: int, prompt: PairPrompt
@@ -333,7 +335,10 @@ class PairRun:
             "arms": {},
         }
         try:
+            self._step(f"{key[1]}: {texts[0].name}, timing")
+            record["costs"] = live.time_steps(host, texts, arms, temperature)
             live.warm_up(host, texts, self.settings, temperature)
+            self._step(f"{key[1]}: {texts[0].name}", self._estimate.timing_s * len(texts))
             for arm in arms:
                 self._step(f"{key[1]}: {texts[0].name}, batch {batch}, {arm.name}")
                 record["arms"][arm.name] = self._run_arm(host, meter, texts, arm, temperature)

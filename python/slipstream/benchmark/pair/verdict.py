@@ -13,7 +13,6 @@ from slipstream.benchmark.stats import PooledRatio, pooled_ratio
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from slipstream.benchmark.pair.acceptance import Acceptance
     from slipstream.benchmark.pair.data import Block, Measured
 
 _LEAST_FLOOR = 0.02
@@ -110,31 +109,6 @@ def arm_figures(blocks: Sequence[Block], floor: float) -> list[ArmFigures]:
             )
         )
     return found
-
-
-def repriced(found: Acceptance, blocks: Sequence[Block], name: str) -> float | None:
-    """Return the speed-up of predicted rounds at what steps and drafts took in these very blocks; None in batches.
-
-    Where a machine has changed its speed since costs were timed, this tells whether acceptance was foretold right.
-
-    Args:
-        found: What was predicted for the prompts of the blocks.
-        blocks: Of one request at a time.
-        name: Of the arm.
-    """
-    if blocks[0].batch > 1:
-        return None
-    runs = [block.arms[name] for block in blocks]
-    plain = [block.arms[OFF] for block in blocks]
-    plain_s = _sum(plain, "step_s") / max(1.0, _sum(plain, "num_steps"))
-    step_s = _sum(runs, "step_s") / max(1.0, _sum(runs, "num_steps"))
-    draft_s = _sum(runs, "draft_s") / max(1.0, _sum(runs, "drafted"))
-    seconds = found.num_rounds * step_s + found.drafted * draft_s
-    return found.num_tokens * plain_s / seconds if seconds > 0 else None
-
-
-def _sum(runs: Sequence[dict[str, Any]], name: str) -> float:
-    return float(sum(run[name] for run in runs))
 
 
 def _rate(run: dict[str, Any]) -> float:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from slipstream.base.errors import ComputeError, InvalidRequestError
-from slipstream.benchmark.pair.costs import DEPTH, REPETITIONS, Costs, measure, sizes_of
+from slipstream.benchmark.pair.costs import (
+    DEPTH,
+    REPETITIONS,
+    Costs,
+    Timer,
+    live_sizes,
+    measure,
+    sizes_of,
+)
 from slipstream.benchmark.pair.distribution import coupled, filtered, overlap
 from slipstream.benchmark.pair.plan import NGRAM, PairSettings, arm_of, arms_of, rotated
 from slipstream.benchmark.pair.resources import EnergyMeter, waited_s
@@ -89,12 +97,12 @@ def test_the_same_random_number_agrees_as_often_as_the_stretches_meet():
 
 def test_costs_lie_between_what_was_timed():
     costs = Costs(
-        samples={1: [1.0, 3.0, 2.0], 4: [5.0]}, prefill=[2.0, 4.0, 3.0], step=[1.5], waited=0.1
+        samples={1: [1.0, 3.0, 2.0], 4: [5.0]}, prefill=[0.2, 0.5, 0.25], step=[1.5], waited=0.1
     )
     assert costs.seconds(1) == 2.0
     assert costs.seconds(2.5) == pytest.approx(3.5)
     assert costs.seconds(8) == pytest.approx(10.0)
-    assert costs.prefill_tokens_per_s == pytest.approx(DEPTH / 3)
+    assert costs.prefill_tokens_per_s == 4.0
     assert Costs.of_json(costs.to_json()) == costs
 
 
@@ -174,6 +182,19 @@ def test_a_target_is_timed_alone_where_nothing_drafts():
     target, drafter = measure(runner, [1, 2], (1,), clock=lambda: runner.seconds)
     assert target.seconds(2) == 12.0
     assert drafter is None
+
+
+def test_steps_of_a_live_block_are_those_of_its_requests():
+    assert live_sizes([2, 3], 1) == [1, 2, 3, 4]
+    assert live_sizes([2, 3, 12], 4) == [1, 2, 4, 12, 16]  # 12 drafts of each do not fit a step
+    runner = SlowRunner.of(4, has_draft_model=True)
+    timer = Timer(live_sizes([1], 4), [4], most_alone=3, clock=lambda: runner.seconds)
+    timer.time_round(runner, [[1, 2, 3]] * 4, passes=2)
+    together = [step for step in runner.steps if sum(s.num_drafts for s in step) == 4]
+    assert [[s.num_drafts for s in step] for step in together] == [[1] * 4] * 2
+    assert {n: timer.target.samples[n] for n in (2, 8)} == {2: [12.0] * 2, 8: [18.0] * 2}
+    assert timer.drafter.seconds(4) == 6.0
+    assert runner.used_cells() == 0
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 64])

@@ -1,10 +1,12 @@
 """Predictions: rounds of a replay times costs, of one request and of several that share their steps."""
 
+from random import Random
+
 import pytest
 
-from slipstream.benchmark.pair.acceptance import Reading
+from slipstream.benchmark.pair.acceptance import Reading, replay
 from slipstream.benchmark.pair.costs import Costs
-from slipstream.benchmark.pair.data import TARGET, Measured
+from slipstream.benchmark.pair.data import TARGET, Block, Measured
 from slipstream.benchmark.pair.live import Text
 from slipstream.benchmark.pair.plan import NGRAM, PairSettings
 from slipstream.benchmark.pair.predict import Predictor
@@ -89,11 +91,56 @@ def test_what_the_engine_adds_to_a_step_makes_drafts_worth_more():
     assert found.predict(NGRAM, 0.0, 3).speedup == pytest.approx(24 / 14)
 
 
+def block(names, target, draft):
+    """A live block along with which the target's steps took so long, by rows, and the draft model's, by rows."""
+    costs = [
+        Costs(samples={n: [target(n)] for n in (1, 2, 3, 4)}, step=[target(1)]),
+        Costs(samples={n: [draft(n)] for n in (1, 2)}, step=[target(1)]),
+    ]
+    return Block(
+        candidate="d", temperature=0.0, batch=1, number=0, category="chat", names=list(names), arms={},
+        costs=[c.to_json() for c in costs],
+    )  # fmt: skip
+
+
 def test_only_the_prompts_of_the_live_blocks_are_foretold():
     texts = [text("a", [1, 2, 3]), text("b", [1, 2, 3])]
     found = predictor(texts, {"a": scan([1, 2, 3]), "b": scan([0, 0, 0])})
-    assert found.predict("d", 0.0, 1, groups=[["a"]]).acceptance.alpha == 1.0
+    only_a = block("a", lambda n: 8.0 + 2 * n, lambda n: n / 2)
+    assert found.predict("d", 0.0, 1, blocks=[only_a]).acceptance.alpha == 1.0
     assert found.predict("d", 0.0, 1).acceptance.alpha == pytest.approx(1 / 3)
+
+
+def test_a_machine_that_changes_its_speed_is_foretold_at_the_costs_of_each_block():
+    """Costs were timed while rows were dear. Since then it has been in that state for one block in four."""
+    random = Random(1)
+    texts = [text(f"t{i}", range(1, 65)) for i in range(24)]
+    scans = {
+        t.name: scan([token if random.random() < 0.9 else 0 for token in t.output]) for t in texts
+    }
+    found = predictor(texts, scans)
+    blocks, plain_s, drafted_s = [], 0.0, 0.0
+    for number, one in enumerate(texts):
+        is_dear = number % 4 == 0
+        plain, row, draft = (10.0, 2.0, 0.5) if is_dear else (13.0, 0.5, 0.4)
+        noise = [random.uniform(0.97, 1.03) for _ in range(4)]
+        # What the engine does: each round drafts three and verifies them, and its first token comes with the prompt.
+        rounds = replay(found._measured.readings("d", one, 0.0)[0], 3)
+        plain_s += sum(accepted + 1 for _, accepted in rounds) * plain * noise[0]
+        for place, (offered, _) in enumerate(rounds):
+            before = rounds[place - 1] if place else (0, 0)
+            catches_up = offered > 0 and before[0] > 0 and before[0] == before[1]
+            drafted_s += (plain + offered * row + (offered + catches_up) * draft) * noise[1]
+        blocks.append(
+            block(
+                [one.name],
+                lambda n, plain=plain, row=row, k=noise[2]: (plain + (n - 1) * row) * k,
+                lambda n, draft=draft, k=noise[3]: n * draft * k,
+            )
+        )
+    measured = plain_s / drafted_s
+    assert found.predict("d", 0.0, 3, blocks=blocks).speedup == pytest.approx(measured, rel=0.02)
+    assert found.predict("d", 0.0, 3).speedup < 0.9 * measured
 
 
 def test_a_batch_without_room_for_the_drafts_has_no_prediction():
