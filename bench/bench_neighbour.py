@@ -1,8 +1,8 @@
 """Decoding on all cores while a busy loop takes one of them: ours, upstream's kernels, and upstream with OpenMP.
 
-Arms are processes that take turns in every round, first alone and then beside the loop: `ours`, `upstream` (our build
-with SLIPSTREAM_KERNELS=off), and with --openmp a llama-bench that was configured with GGML_OPENMP=ON. Tokens/s of one
-stream, medians, and ratios round by round with their 90 % interval.
+Arms are processes that take turns in every round, first alone and then beside the loop: `ours`, `all threads` (without
+`adapt_threads`), `upstream` (SLIPSTREAM_KERNELS=off, all threads), and with --openmp a llama-bench that was configured
+with GGML_OPENMP=ON. Tokens/s of one stream, medians, and ratios round by round with their 90 % interval.
 
 usage: python bench/bench_neighbour.py MODEL.gguf [--rounds 7] [--tokens 48] [--threads 0] [--openmp LLAMA_BENCH]
        [--json FILE]
@@ -22,15 +22,16 @@ from slipstream.benchmark.report import provenance
 from slipstream.benchmark.stats import paired_ratio, summarize
 from slipstream.native import default_threads
 
-GREEDY = """
+ONE_STREAM = """
 import sys, time
-from slipstream.native import Context, Model
+from slipstream import LLM, SamplingParams
 threads, num = int(sys.argv[2]), int(sys.argv[3])
-context = Context(Model(sys.argv[1], repack=False), n_ctx=512, n_threads=threads)
-context.greedy_loop(1, 4)
-begin_s = time.perf_counter()
-context.greedy_loop(1, num)
-print(num / (time.perf_counter() - begin_s))
+sampling = SamplingParams(temperature=0.0, max_tokens=num, ignore_eos=True)
+with LLM(sys.argv[1], context_length=512, threads=threads, speculation="off", repack=False,
+         adapt_threads=sys.argv[4] == "adapt") as llm:
+    llm.generate(["Once"], sampling)
+    usage = llm.generate(["Once upon"], sampling)[0].usage
+print((num - 1) / usage.decode_s)
 """
 BAR = 3.0
 
@@ -65,10 +66,14 @@ def main() -> None:
     path = str(Path(arguments.model).resolve())
     threads, tokens = str(arguments.threads or default_threads()), str(arguments.tokens)
 
-    def greedy(kernels: str) -> float:
-        command = [sys.executable, "-c", GREEDY, path, threads, tokens]
+    def one_stream(kernels: str, mode: str = "fixed") -> float:
+        command = [sys.executable, "-c", ONE_STREAM, path, threads, tokens, mode]
         return float(
-            subprocess.check_output(command, env=os.environ | {"SLIPSTREAM_KERNELS": kernels})
+            subprocess.check_output(
+                command,
+                env=os.environ | {"SLIPSTREAM_KERNELS": kernels},
+                stderr=subprocess.DEVNULL,
+            )
         )
 
     def openmp() -> float:
@@ -92,9 +97,10 @@ def main() -> None:
         )
 
     arms = {
-        "ours": lambda: greedy("on"),
-        "upstream": lambda: greedy("off"),
-        "ours again": lambda: greedy("on"),
+        "ours": lambda: one_stream("on", "adapt"),
+        "all threads": lambda: one_stream("on"),
+        "upstream": lambda: one_stream("off"),
+        "ours again": lambda: one_stream("on", "adapt"),
     }
     if arguments.openmp:
         arms["upstream, OpenMP"] = openmp
@@ -115,7 +121,7 @@ def main() -> None:
     ratios = {}
     for above, below in [
         ("ours again", "ours"),
-        *(("ours", arm) for arm in arms if arm.startswith("upstream")),
+        *(("ours", arm) for arm in arms if not arm.startswith("ours")),
     ]:
         for state in ("alone", "busy"):
             r = paired_ratio(samples[f"{above}, {state}"], samples[f"{below}, {state}"])

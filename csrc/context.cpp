@@ -191,6 +191,7 @@ void Context::attach_threads(int32_t n_threads, int32_t n_threads_batch) {
     llama_attach_threadpool(ctx_.get(), pool.get(), pool.get());
     llama_set_n_threads(ctx_.get(), n_threads, n_threads_batch);
     pool_ = std::move(pool);
+    pool_size_ = params.n_threads;
     n_threads_ = n_threads;
     n_threads_batch_ = n_threads_batch;
 }
@@ -200,6 +201,7 @@ void Context::share_threads(const Context & other) {
     llama_attach_threadpool(ctx_.get(), other.pool_.get(), other.pool_.get());
     llama_set_n_threads(ctx_.get(), other.n_threads_, other.n_threads_batch_);
     pool_ = other.pool_;
+    pool_size_ = other.pool_size_;
     n_threads_ = other.n_threads_;
     n_threads_batch_ = other.n_threads_batch_;
 }
@@ -459,7 +461,13 @@ void Context::set_threads(int32_t n_threads, int32_t n_threads_batch) {
                     format("n_threads is %d, n_threads_batch %d; they must be between 1 and %d", n_threads,
                            n_threads_batch, GGML_MAX_N_THREADS));
     }
-    attach_threads(n_threads, n_threads_batch);
+    if (std::max(n_threads, n_threads_batch) > pool_size_) {
+        attach_threads(n_threads, n_threads_batch);
+        return;
+    }
+    llama_set_n_threads(ctx_.get(), n_threads, n_threads_batch); // the others sleep
+    n_threads_ = n_threads;
+    n_threads_batch_ = n_threads_batch;
 }
 
 void Context::set_lora(const std::vector<std::pair<const LoraAdapter *, float>> & adapters) {

@@ -113,6 +113,7 @@ class Context {
     std::vector<int32_t> state_load(const char * data, size_t size, int32_t seq_id);
 
     // --- settings -------------------------------------------------------------------------------------------------
+    // Cheap unless it takes more threads than there ever were.
     void set_threads(int32_t n_threads, int32_t n_threads_batch);
     // Computes with the threads of another context, with which it takes turns: two pools would fight for the cores.
     void share_threads(const Context & other);
@@ -191,7 +192,7 @@ class Context {
     std::vector<int32_t> next_pos_, last_index_;
     uint32_t n_outputs_max_ = 0;
     uint32_t n_ctx_ = 0, n_ctx_seq_ = 0, n_batch_ = 0, n_ubatch_ = 0, n_seq_max_ = 0;
-    int32_t n_threads_ = 0, n_threads_batch_ = 0, n_vocab_ = 0, n_embd_ = 0;
+    int32_t pool_size_ = 0, n_threads_ = 0, n_threads_batch_ = 0, n_vocab_ = 0, n_embd_ = 0;
     int32_t position_limit_ = 0; // of learned position embeddings, INT32_MAX otherwise
     bool causal_ = true;
     bool encoded_ = false; // an encoder has run, which its decoder asserts

@@ -324,7 +324,9 @@ class Context:
         """
 
     def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
-        """Change the number of threads (starts a new pool)."""
+        """
+        Change the number of threads. Cheap, unless it takes more than there were before: that starts a new pool.
+        """
 
     def share_threads(self, other: Context) -> None:
         """

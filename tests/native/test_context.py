@@ -220,6 +220,11 @@ def test_threads_can_be_changed(context: Context) -> None:
     context.set_threads(2, 2)
     assert (context.n_threads, context.n_threads_batch) == (2, 2)
     context.decode(ids(1, 2, 3))
+    logits = context.logits(2).copy()
+    context.memory_clear()
+    context.set_threads(1, 1)  # the other one sleeps
+    context.decode(ids(1, 2, 3))
+    np.testing.assert_array_equal(context.logits(2), logits)
     with pytest.raises(InvalidRequestError):
         context.set_threads(0, 1)
 

@@ -40,6 +40,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         parallel: Most requests that run at the same time; further ones wait.
         max_waiting: Most requests that wait; further ones get QueueFullError.
         threads: CPU threads of the engine; 0 takes the physical cores.
+        adapt_threads: Fewer threads share steps of few tokens while other programs take the cores away, if that is
+            measured to be quicker; on the CPU only.
         batch_size: Most tokens in one step.
         gpu_layers: Layers on the GPU; -1 means all.
         gpu_ratio: Instead of `gpu_layers`, the share of the layers on the GPU, 0 to 1. Of a draft model as many.
@@ -83,6 +85,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int = 8
     max_waiting: int = 512
     threads: int = 0
+    adapt_threads: bool = True
     batch_size: int = 512
     gpu_layers: int = -1
     gpu_ratio: float | None = None

@@ -59,6 +59,10 @@ def serve(
         int,
         typer.Option(min=0, max=MAX_THREADS, help="CPU threads of a model; 0: the physical cores."),
     ] = 0,
+    adapt_threads: Annotated[
+        bool,
+        typer.Option(help="Fewer threads while other programs take the cores and fewer are quicker."),
+    ] = True,
     step_target_ms: Annotated[
         int,
         typer.Option(
@@ -186,6 +190,7 @@ def serve(
         "context_length": context_length,
         "parallel": parallel,
         "threads": threads,
+        "adapt_threads": adapt_threads,
         "step_target_ms": step_target_ms,
         "speculation": speculation,
         "draft_model": str(resolve_model(draft_model)) if draft_model else None,

@@ -130,7 +130,7 @@ class EngineCore:
         self._num_failed_steps = 0
         self._step_s = 0.0
         self._schedule_s = 0.0
-        self._last_step = (0, 0.0)
+        self._last_step = (0, 0.0, 0)
 
     def start(self) -> None:
         """Start the step thread. Requests may be submitted before."""
@@ -206,7 +206,7 @@ class EngineCore:
         scheduler, store = self._scheduler, self._store
         kv_cache, speculator = scheduler.kv_cache, scheduler.speculator
         drafts = speculator.counters if speculator else SpeculationCounters()
-        num_tokens, seconds = self._last_step
+        num_tokens, seconds, num_threads = self._last_step
         return EngineStats(
             num_running=scheduler.num_running,
             num_waiting=max(0, len(self._accepted) - scheduler.num_running),
@@ -236,6 +236,7 @@ class EngineCore:
             schedule_s_total=self._schedule_s - (speculator.draft_s if speculator else 0.0),
             last_step_tokens=num_tokens,
             last_step_s=seconds,
+            last_step_threads=num_threads,
             step_cost_curve=self._cost_model.curve(),
         )
 
@@ -357,16 +358,16 @@ class EngineCore:
                 return
             after_s = time.monotonic()
             scheduler.update_from_output(output, result, after_s)
-            self._count_step(output, after_s - before_s)
+            self._count_step(output, after_s - before_s, result.num_threads)
             break
         self._schedule_s += before_s - begin_s + time.monotonic() - after_s
 
-    def _count_step(self, output: SchedulerOutput, seconds: float) -> None:
+    def _count_step(self, output: SchedulerOutput, seconds: float, num_threads: int) -> None:
         num_tokens = output.num_tokens
         self._num_steps += 1
         self._num_computed_tokens += num_tokens
         self._step_s += seconds
-        self._last_step = (num_tokens, seconds)
+        self._last_step = (num_tokens, seconds, num_threads)
         if not output.has_picture:
             self._cost_model.record(num_tokens, seconds)
 

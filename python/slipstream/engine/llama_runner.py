@@ -19,6 +19,7 @@ from slipstream.engine.pictures import PictureReader, SequencePictures
 from slipstream.engine.runner import RunnerInfo, StepResult
 from slipstream.engine.sampler_params import add_calls, to_native
 from slipstream.engine.step_cost import keep_costs, step_costs
+from slipstream.engine.thread_choice import ThreadChoice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,12 @@ def forward_native_log(*, is_loading: bool = False) -> None:
     for level, text in _core.drain_log():
         shown = _LEVELS.get(level, logging.DEBUG) if is_loading else logging.DEBUG
         _llama_log.log(shown, "%s", text)
+
+
+def _may_adapt(config: LoadConfig) -> bool:
+    """Whether the threads are what steps wait for: nothing is computed on a GPU."""
+    has_gpu = any(name != "CPU" for name, _ in _core.build_info()["devices"])
+    return config.adapt_threads and not (has_gpu and config.gpu_layers)
 
 
 class LlamaRunner(LlamaText):
@@ -100,6 +107,8 @@ class LlamaRunner(LlamaText):
         self._masks = StepMasks(model.n_vocab, config.parallel + max_drafts)
         self._grammars = GrammarCompiler(model)
         self._sequence_pictures = SequencePictures()
+        self._num_threads = self._context.n_threads
+        self._thread_choice = ThreadChoice(self._num_threads) if _may_adapt(config) else None
         self._draft_model: _core.Model | None = None
         self._draft_context: _core.Context | None = None
         self._drafter: _core.Drafter | None = None
@@ -238,7 +247,7 @@ class LlamaRunner(LlamaText):
         return {
             "model": self._model.fingerprint,
             "build": _core.build_info(),
-            "threads": context.n_threads,
+            "threads": self._num_threads,
             "gpu_layers": config.gpu_layers,
             "repack": config.is_repacked,
             "flash_attention": config.flash_attention,
@@ -375,6 +384,9 @@ class LlamaRunner(LlamaText):
             drafts.append(sequence.num_drafts)
         masks = self._masks
         masks.begin(scheduled)
+        choice = self._thread_choice
+        if choice is not None:
+            self._use_threads(choice.begin_step(len(tokens)))
         try:
             token_ids, pieces, is_eog, logprobs, num_sampled, errors = self._runner.step(
                 seq_ids,
@@ -390,17 +402,27 @@ class LlamaRunner(LlamaText):
             raise
         finally:
             masks.wait()
+        if choice is not None:
+            choice.end_step()
         result = StepResult(
             token_ids,
             pieces,
             is_eog,
             [None if entry is None else TokenLogprob(*entry) for entry in logprobs],
             num_sampled,
+            self._context.n_threads,
             {index: by_name(kind)(message) for index, kind, message in errors},
         )
         if masks:
             masks.accept(scheduled, result)
         return result
+
+    def _use_threads(self, num: int) -> None:
+        if num == self._context.n_threads:
+            return
+        for context in (self._context, self._draft_context):
+            if context is not None:
+                context.set_threads(num, num)
 
     def propose(
         self, seq_ids: Sequence[int], max_tokens: int, drafts: Sequence[Sequence[int]] = ()

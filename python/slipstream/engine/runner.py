@@ -83,6 +83,7 @@ class StepResult:
         logprobs: Where the request asked for them, else None.
         counts: Tokens of each sequence with `sample`: one, and one more for each accepted draft; fewer where
             `errors` has it.
+        num_threads: CPU threads that shared the step; 0 for unknown.
         errors: Index among the sequences with `sample` to why it could not be sampled, e.g. a grammar at a dead end.
     """
 
@@ -91,6 +92,7 @@ class StepResult:
     is_eog: list[bool] = field(default_factory=list)
     logprobs: list[TokenLogprob | None] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    num_threads: int = 0
     errors: dict[int, SlipstreamError] = field(default_factory=dict)
 
 

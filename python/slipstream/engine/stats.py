@@ -37,6 +37,7 @@ class EngineStats(msgspec.Struct, kw_only=True):
         schedule_s_total: Seconds spent around both: planning, accounting, handing out events.
         last_step_tokens: Tokens of the latest step.
         last_step_s: What it took.
+        last_step_threads: CPU threads that shared it.
         step_cost_curve: (tokens, seconds) of the learnt cost T(n) of a step, both rising.
     """
 
@@ -68,4 +69,5 @@ class EngineStats(msgspec.Struct, kw_only=True):
     schedule_s_total: float = 0.0
     last_step_tokens: int = 0
     last_step_s: float = 0.0
+    last_step_threads: int = 0
     step_cost_curve: list[tuple[float, float]] = []

@@ -33,6 +33,7 @@ class LoadSettings(StrictSchema):
         gpu_ratio: Instead of that, the share of the layers on the GPU, 0 to 1.
         kv_type: Element type of the KV cache.
         threads: CPU threads, 0 for the physical cores.
+        adapt_threads: Fewer while other programs take the cores away and fewer are quicker.
         mmap: Map the file rather than read it.
         keep_in_memory: Lock the weights in memory.
         rope_freq_base: Base of the rotary positions, 0 for the model's.
@@ -52,6 +53,7 @@ class LoadSettings(StrictSchema):
     gpu_ratio: float | None = None
     kv_type: str | None = None
     threads: int | None = None
+    adapt_threads: bool | None = None
     mmap: bool | None = None
     keep_in_memory: bool | None = None
     rope_freq_base: float | None = None
