@@ -61,7 +61,9 @@ def serve(
     ] = 0,
     adapt_threads: Annotated[
         bool,
-        typer.Option(help="Fewer threads while other programs take the cores and fewer are quicker."),
+        typer.Option(
+            help="Fewer threads while other programs take the cores and fewer are quicker."
+        ),
     ] = True,
     step_target_ms: Annotated[
         int,
