@@ -13,10 +13,6 @@ namespace {
 constexpr float INF = std::numeric_limits<float>::infinity();
 constexpr float NEG_INF = -INF;
 
-bool better(const Candidate & a, const Candidate & b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-}
-
 bool has_bit(const uint32_t * mask, int32_t token) {
     return (mask[token / 32] >> (token % 32) & 1U) != 0;
 }
@@ -268,10 +264,13 @@ int32_t Sampler::sample_own(const float * logits) {
         return argmax(logits, n_vocab_);
     }
     weights_.resize(candidates_.size());
-    double sum = 0;
     for (size_t i = 0; i < candidates_.size(); i++) {
-        sum += std::exp(double(candidates_[i].logit - highest) / double(params_.temperature));
-        weights_[i] = sum;
+        weights_[i] = double(candidates_[i].logit - highest) / double(params_.temperature);
+    }
+    exp_below_zero(weights_.data(), weights_.size());
+    double sum = 0;
+    for (double & weight : weights_) {
+        weight = sum += weight;
     }
     // One random number per token, whatever the filters: inverse of the cumulative distribution.
     const double draw = uniform() * sum;
@@ -310,56 +309,54 @@ const std::vector<Candidate> & Sampler::distribution(float * row, const uint32_t
 }
 
 // Leaves in candidates_ what top-k, top-p and min-p leave; false if that is nothing. They see the distribution before
-// temperature, and top-p sees what top-k has left, as in llama.cpp's default order. Nothing sorts a whole vocabulary.
+// temperature, and top-p sees what top-k has left, as in llama.cpp's default order.
 bool Sampler::filter(const float * logits) {
-    constexpr int32_t FIRST_LOOK = 256, MORE = 8;
     const bool bounded = params_.top_k > 0 && params_.top_k < n_vocab_;
-    int32_t k = bounded ? params_.top_k : std::min(FIRST_LOOK, n_vocab_);
-    select_top_k(logits, n_vocab_, k, candidates_);
+    const auto lowest = [&](float highest) {
+        return params_.min_p > 0.0f ? highest + std::min(std::log(params_.min_p), 0.0f) : NEG_INF;
+    };
+    if (!bounded && params_.top_p >= 1.0f) {
+        const int32_t best = argmax(logits, n_vocab_);
+        if (best >= 0) {
+            select_at_least(logits, n_vocab_, lowest(logits[best]), candidates_);
+        }
+        return best >= 0;
+    }
+    constexpr int32_t FIRST_LOOK = 256; // mostly enough
+    select_top_k(logits, n_vocab_, bounded ? params_.top_k : FIRST_LOOK, candidates_);
     if (candidates_.empty()) {
         return false;
     }
     const float highest = candidates_[0].logit;
-    const float lowest = params_.min_p > 0.0f ? highest + std::min(std::log(params_.min_p), 0.0f) : NEG_INF;
     if (params_.top_p < 1.0f && highest < INF) {
-        double total = 0;
-        if (bounded) {
-            for (const Candidate & c : candidates_) {
-                total += double(std::exp(c.logit - highest));
-            }
-        } else {
-            for (int32_t i = 0; i < n_vocab_; i++) {
-                total += logits[i] > NEG_INF ? double(std::exp(logits[i] - highest)) : 0.0;
-            }
+        double total = bounded ? 0.0 : sum_exp(logits, n_vocab_, highest);
+        for (size_t i = 0; bounded && i < candidates_.size(); i++) {
+            total += exp_below_zero(double(candidates_[i].logit - highest));
         }
-        size_t keep = 0;
-        for (double cumulative = 0; cumulative < double(params_.top_p) * total || keep == 0; keep++) {
-            if (keep == candidates_.size()) {
-                // Without top-k, ever more of the best are looked at, as long as min-p leaves them.
-                if (bounded || k == n_vocab_ || int32_t(keep) < k || candidates_.back().logit < lowest) {
-                    break;
-                }
-                k = k > n_vocab_ / MORE ? n_vocab_ : k * MORE;
-                select_top_k(logits, n_vocab_, k, candidates_);
-            }
-            if (keep < candidates_.size()) {
-                cumulative += double(std::exp(candidates_[keep].logit - highest));
-            }
+        const double mass = double(params_.top_p) * total;
+        const bool is_all = bounded || candidates_.size() < FIRST_LOOK;
+        if (!keep_mass(mass) && !is_all && candidates_.back().logit >= lowest(highest)) {
+            select_mass(logits, n_vocab_, mass, lowest(highest), candidates_);
+            keep_mass(mass);
         }
-        candidates_.resize(std::min(keep, candidates_.size()));
-    } else if (!bounded) {
-        candidates_.clear();
-        for (int32_t i = 0; i < n_vocab_; i++) {
-            if (logits[i] > NEG_INF && logits[i] >= lowest) {
-                candidates_.push_back({i, logits[i]});
-            }
-        }
-        return true;
     }
-    while (candidates_.back().logit < lowest) {
+    while (candidates_.back().logit < lowest(highest)) {
         candidates_.pop_back();
     }
     return true;
+}
+
+// Drops the candidates behind the one that reaches `mass`; false if none does.
+bool Sampler::keep_mass(double mass) {
+    double sum = 0;
+    for (size_t i = 0; i < candidates_.size(); i++) {
+        sum += exp_below_zero(double(candidates_[i].logit - candidates_[0].logit));
+        if (sum >= mass) {
+            candidates_.resize(i + 1);
+            return true;
+        }
+    }
+    return false;
 }
 
 double Sampler::uniform() {
@@ -438,100 +435,6 @@ void Sampler::reset() {
     if (grammar_) {
         grammar_->reset();
     }
-}
-
-int32_t argmax(const float * values, int32_t n) {
-    // Blocks whose maximum the compiler finds in vector registers; a second look only where the best is beaten.
-    constexpr int32_t BLOCK = 256;
-    float best = NEG_INF;
-    int32_t index = -1;
-    for (int32_t start = 0; start < n; start += BLOCK) {
-        const int32_t end = std::min(start + BLOCK, n);
-        float lanes[16];
-        std::fill(lanes, lanes + 16, NEG_INF);
-        int32_t i = start;
-        for (; i + 16 <= end; i += 16) {
-            for (int32_t j = 0; j < 16; j++) {
-                lanes[j] = values[i + j] > lanes[j] ? values[i + j] : lanes[j];
-            }
-        }
-        float highest = NEG_INF;
-        for (const float lane : lanes) {
-            highest = lane > highest ? lane : highest;
-        }
-        for (; i < end; i++) {
-            highest = values[i] > highest ? values[i] : highest;
-        }
-        if (highest > best) {
-            best = highest;
-            index = start;
-            while (values[index] != best) {
-                index++;
-            }
-        }
-    }
-    return index;
-}
-
-void select_top_k(const float * values, int32_t n, int32_t k, std::vector<Candidate> & out) {
-    out.clear();
-    if (k <= 0) {
-        return;
-    }
-    constexpr int32_t BLOCK = 64, HEAP = 1024; // a heap of more is slower than dividing all
-    if (k > HEAP) {
-        for (int32_t i = 0; i < n; i++) {
-            if (values[i] > NEG_INF) {
-                out.push_back({i, values[i]});
-            }
-        }
-        if (out.size() > size_t(k)) {
-            std::nth_element(out.begin(), out.begin() + k, out.end(), better);
-            out.resize(size_t(k));
-        }
-        std::sort(out.begin(), out.end(), better);
-        return;
-    }
-    const auto worse_first = [](const Candidate & a, const Candidate & b) { return better(a, b); };
-    for (int32_t start = 0; start < n; start += BLOCK) {
-        const int32_t end = std::min(start + BLOCK, n);
-        if (int32_t(out.size()) == k) {
-            float highest = NEG_INF;
-            for (int32_t i = start; i < end; i++) {
-                highest = values[i] > highest ? values[i] : highest;
-            }
-            if (highest <= out.front().logit) {
-                continue;
-            }
-        }
-        for (int32_t i = start; i < end; i++) {
-            if (!(values[i] > NEG_INF)) {
-                continue;
-            }
-            if (int32_t(out.size()) < k) {
-                out.push_back({i, values[i]});
-                std::push_heap(out.begin(), out.end(), worse_first);
-            } else if (values[i] > out.front().logit) {
-                std::pop_heap(out.begin(), out.end(), worse_first);
-                out.back() = {i, values[i]};
-                std::push_heap(out.begin(), out.end(), worse_first);
-            }
-        }
-    }
-    std::sort(out.begin(), out.end(), better);
-}
-
-double log_sum_exp(const float * values, int32_t n) {
-    const int32_t best = argmax(values, n);
-    if (best < 0) {
-        return -std::numeric_limits<double>::infinity();
-    }
-    const float highest = values[best];
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) {
-        sum += std::exp(double(values[i] - highest));
-    }
-    return double(highest) + std::log(sum);
 }
 
 } // namespace slipstream

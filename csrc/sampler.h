@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "candidates.h"
 #include "grammar.h"
 #include "llama.h"
 #include "turn.h"
@@ -41,11 +42,6 @@ struct SamplerParams {
     std::vector<std::pair<int32_t, float>> logit_bias;
     uint64_t seed = 0;
     GrammarParams grammar;
-};
-
-struct Candidate {
-    int32_t token;
-    float logit;
 };
 
 class Sampler {
@@ -95,6 +91,7 @@ class Sampler {
     void check_token(int32_t token, const char * field) const;
     void build_chain();
     bool filter(const float * logits);
+    bool keep_mass(double mass);
     int32_t sample_own(const float * logits);
     int32_t sample_chain(const float * logits);
     int32_t pick(const float * logits);
@@ -119,15 +116,5 @@ class Sampler {
     std::vector<float> masked_;          // scratch of sample() and masked()
     Busy busy_;
 };
-
-// --- pieces, testable by themselves ------------------------------------------------------------------------------
-
-// Index of the largest of n floats, the first of equals; -1 if none is above -inf (NaN never wins).
-int32_t argmax(const float * values, int32_t n);
-// The k largest of n floats, best first. A small k: O(n) compares by blocks plus O(log k) per new entry; a large one:
-// O(n + k log k).
-void select_top_k(const float * values, int32_t n, int32_t k, std::vector<Candidate> & out);
-// log(sum(exp(values))).
-double log_sum_exp(const float * values, int32_t n);
 
 } // namespace slipstream

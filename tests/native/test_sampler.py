@@ -91,6 +91,72 @@ def test_top_p_looks_as_far_as_it_must(model: Model) -> None:
     assert {one.sample_logits(logits) for _ in range(20)} == {0}
 
 
+def uniform_numbers(seed: int, count: int) -> list[float]:
+    """Return the sampler's random numbers: 53 bits each of the 64-bit Mersenne Twister (Nishimura, 2000)."""
+    full = 2**64 - 1
+    state = [seed]
+    for i in range(1, 312):
+        state.append((6364136223846793005 * (state[-1] ^ state[-1] >> 62) + i) & full)
+    for i in range(312):
+        mixed = state[i] & ~0x7FFFFFFF & full | state[(i + 1) % 312] & 0x7FFFFFFF
+        state[i] = state[(i + 156) % 312] ^ mixed >> 1 ^ (mixed & 1) * 0xB5026F5AA96619E9
+    numbers = []
+    for x in state[:count]:
+        x ^= x >> 29 & 0x5555555555555555
+        x ^= x << 17 & 0x71D67FFFEDA60000
+        x ^= x << 37 & 0xFFF7EEE000000000
+        numbers.append(((x ^ x >> 43) >> 11) * 2.0**-53)
+    return numbers
+
+
+def reference_tokens(
+    logits: np.ndarray, seed: int, count: int, *, temperature: float, **filters: Any
+) -> list[int]:
+    """Sort the whole row, filter it, and draw by the inverse of the cumulative distribution."""
+    kept = reference_distribution(logits, temperature=1.0, **filters) > 0
+    order = np.argsort(-logits.astype(np.float64), kind="stable")
+    if not filters["top_k"] and filters["top_p"] >= 1:
+        order = np.arange(len(logits))  # nothing has to be in order
+    order = order[kept[order]]
+    weights = np.exp((logits[order].astype(np.float64) - float(logits.max())) / temperature)
+    sums = np.cumsum(weights)
+    draws = np.array(uniform_numbers(seed, count)) * sums[-1]
+    return [int(token) for token in order[np.searchsorted(sums, draws, side="right")]]
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = write_tiny_model(tmp_path_factory.mktemp("wide") / "wide.gguf", n_vocab=20_000)
+    return Model(path, vocab_only=True)
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("top_k", [0, 40, 1100, 15_000])
+def test_the_same_seed_draws_what_sorting_everything_draws(
+    wide_model: Model, deviation: float, top_k: int
+) -> None:
+    random = np.random.default_rng(int(100 * deviation) + top_k)
+    for trial in range(40):
+        logits = random.normal(0, deviation, wide_model.n_vocab).astype(np.float32)
+        if trial % 4 == 1:
+            logits = np.float32(deviation) * np.round(
+                logits / np.float32(deviation), 1
+            )  # equals, -0.0
+        if trial % 4 == 2:
+            logits[random.permutation(len(logits))[: random.integers(1, 19_000)]] = -np.inf
+        if trial % 4 == 3:
+            logits[random.integers(len(logits))] = logits.max() + 8 * random.random()
+        filters = {
+            "top_k": top_k,
+            "top_p": float(random.choice([0.1, 0.5, 0.9, 0.95, 0.99, 0.9999, 1.0])),
+            "min_p": float(random.choice([0.0, 0.0, 0.001, 0.05, 0.2])),
+            "temperature": float(random.choice([0.3, 1.0, 1.7])),
+        }
+        sampler = make(wide_model, seed=trial, **filters)
+        drawn = [sampler.sample_logits(logits) for _ in range(8)]
+        assert drawn == reference_tokens(logits, trial, 8, **filters), (trial, filters)
+
+
 def test_a_large_top_k_keeps_that_many(tmp_path: Path) -> None:
     model = Model(write_tiny_model(tmp_path / "wide.gguf", n_vocab=3000))
     logits = np.random.default_rng(0).permutation(3000).astype(np.float32) / 3000
