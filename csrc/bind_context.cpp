@@ -298,8 +298,9 @@ void bind_context(nb::module_ & m) {
           "Free it now. Idempotent.\n\nRaises:\n    ContextBusyError: another thread is in it.");
     bind_compute(c);
     bind_memory(c);
-    c.def("set_threads", &Context::set_threads, "n_threads"_a, "n_threads_batch"_a,
-          "Change the number of threads. Cheap, unless it takes more than there were before: that starts a new pool.")
+    c.def(
+         "set_threads", &Context::set_threads, "n_threads"_a, "n_threads_batch"_a,
+         "Change the number of threads. Cheap, unless it takes more than there were before: that starts a new pool.")
         .def(
             "share_threads", &Context::share_threads, "other"_a,
             "Compute with the threads of another context from now on. The two must not compute at the same time.")
