@@ -12,7 +12,8 @@ from slipstream.native import quantize
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.dev_models, pytest.mark.slow]
+# Minutes of computing, many more where other programs take the cores.
+pytestmark = [pytest.mark.dev_models, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")

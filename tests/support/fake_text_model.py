@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -56,11 +55,10 @@ class FakeTextModel(FakeRunner):
 
 
 class FakeFormat:
-    """Renders "role:content;" after `prefix`; the rest of its plans is that of `made`."""
+    """Renders "role:content;" after `prefix`."""
 
-    def __init__(self, prefix: str = "", made: PromptPlan | None = None) -> None:
+    def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
-        self.made = made or PromptPlan("")
 
     def plan(self, spec: GenerationSpec, messages: Sequence[dict[str, Any]]) -> PromptPlan:
         if any(message["role"] == "evil" for message in messages):
@@ -69,7 +67,7 @@ class FakeFormat:
         tail = "assistant:" if spec.add_generation_prompt else ""
         options = spec.template_options or ""
         prompt = f"{self.prefix}{text}{len(spec.tools or [])}{options}{tail}"
-        return dataclasses.replace(self.made, text=prompt)
+        return PromptPlan(prompt)
 
 
 def fake_info(runner: FakeRunner, max_waiting: int = 8) -> ModelInstanceInfo:

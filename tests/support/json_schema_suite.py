@@ -7,14 +7,13 @@ checkouts of a user, into the user's cache.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support.minilm import CACHE
+from tests.support.packages import download
 
 PACKAGE = "jsonschema==4.23.0"
 HASH = "sha256:d71497fef26351a33265337fa77ffeb82423f3ea21283cd9467bb03999266bc4"
@@ -37,13 +36,9 @@ def bring_suite() -> Path:
         return SUITE
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
-        requirements = Path(name) / "requirements.txt"
-        requirements.write_text(f"{PACKAGE} --hash={HASH}\n", encoding="ascii")
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-input", "--no-deps"]
-        options = ["--disable-pip-version-check", "--no-binary", ":all:", "--require-hashes"]
-        subprocess.run([*pip, *options, "-r", str(requirements), "--dest", name], check=True)
+        source = download(PACKAGE, HASH, Path(name), "--no-binary", ":all:")
         found: dict[str, Any] = {}
-        with tarfile.open(next(Path(name).glob("*.tar.gz"))) as archive:
+        with tarfile.open(source) as archive:
             for member in archive:
                 _, is_ours, path = member.name.partition(_FOLDER)
                 text = archive.extractfile(member) if is_ours and path.endswith(".json") else None

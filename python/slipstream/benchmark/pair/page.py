@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from slipstream.base.errors import StoreError
+from slipstream.base.files import replace_file
 from slipstream.benchmark.pair import plots, words
 
 if TYPE_CHECKING:
@@ -37,13 +37,7 @@ def write_page(folder: Path, report: dict[str, Any]) -> Path:
         StoreError: the folder cannot be written.
     """
     path = folder / FILE
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(make_page(report), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        message = f"{path} cannot be written: {error}"
-        raise StoreError(message) from error
+    replace_file(path, make_page(report).encode())
     return path
 
 
@@ -86,20 +80,18 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table><tr>{''.join(f'<th>{escape(c)}</th>' for c in head)}</tr>{lines}</table>"
 
 
-def _title(live: dict[str, Any]) -> str:
-    return f"{live['candidate']}, temperature {live['temperature']:g}, batch {live['batch']}"
-
-
 def _advice(live: dict[str, Any]) -> str:
     kind = "advice" if live["advice"]["use"] else "advice no"
     lines = "".join(f"<p>{escape(line)}</p>" for line in words.advice(live))
-    return f'<div class="{kind}"><b>{escape(_title(live))}</b>{lines}</div>'
+    return f'<div class="{kind}"><b>{escape(words.title(live))}</b>{lines}</div>'
 
 
 def _live(live: dict[str, Any]) -> str:
     notes = "".join(f"<p>{escape(note)}</p>" for note in words.notes(live))
     return (
-        f"<h3>{escape(_title(live))}</h3>" + _table(words.LIVE_HEAD, words.live_rows(live)) + notes
+        f"<h3>{escape(words.title(live))}</h3>"
+        + _table(words.LIVE_HEAD, words.live_rows(live))
+        + notes
     )
 
 
@@ -115,7 +107,7 @@ def _categories(live: dict[str, Any]) -> str:
         for category, found in live["by_category"].items()
     ]
     note = f'<p class="dim">{escape(words.by_category(live))}</p>'
-    return f"<h3>{escape(_title(live))}</h3>" + _table(head, rows) + note
+    return f"<h3>{escape(words.title(live))}</h3>" + _table(head, rows) + note
 
 
 def _scans(report: dict[str, Any]) -> str:
@@ -128,7 +120,7 @@ def _costs(report: dict[str, Any]) -> str:
 
 def _lossless(live: dict[str, Any]) -> str:
     lines = "".join(f"<li>{escape(line)}</li>" for line in words.lossless(live))
-    return f"<h3>{escape(_title(live))}</h3><ul>{lines}</ul>"
+    return f"<h3>{escape(words.title(live))}</h3><ul>{lines}</ul>"
 
 
 def _samples(report: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from slipstream.benchmark.pair.plan import arm_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -112,10 +114,10 @@ def _by_gamma(axes: Any, report: dict[str, Any]) -> None:
         if live["batch"] != 1:
             continue
         for arm in live["arms"]:
-            kind, _, length = arm["name"].partition(" ")
-            if length.isdigit():
-                name = "ngram" if kind == "ngram" else live["candidate"]
-                _points(axes, int(length), arm["speedup"], _color(report, name))
+            way = arm_of(arm["name"])
+            if way.num_tokens is not None:
+                color = _color(report, way.drafter(live["candidate"]))
+                _points(axes, way.num_tokens, arm["speedup"], color)
     axes.axhline(1, color="gray", linewidth=1)
     _whole(axes)
     axes.set_xlabel("drafts per step (points: measured, 95 % interval)")
@@ -129,7 +131,7 @@ def _by_position(axes: Any, report: dict[str, Any]) -> None:
         places = [(i, b / a, a) for i, (a, b) in enumerate(longest["positions"], 1) if a]
         if not places:
             continue
-        x, rates, judged = zip(*places, strict=True)
+        x, rates, _ = zip(*places, strict=True)
         color = _color(report, scan["candidate"])
         axes.plot(x, rates, "o" + _style(scan, report), color=color, label=_label(scan, report))
         for place, rate, num in places:
@@ -137,7 +139,6 @@ def _by_position(axes: Any, report: dict[str, Any]) -> None:
                 f"{num}", (place, rate), xytext=(0, 6), textcoords="offset points",
                 ha="center", fontsize=7, color=color,
             )  # fmt: skip
-        del x, rates, judged
     _whole(axes)
     axes.set_xlabel("position (numbers: drafts judged there)")
     axes.set_ylabel("accepted of judged")
@@ -197,10 +198,10 @@ def _by_batch(axes: Any, report: dict[str, Any]) -> None:
         )  # fmt: skip
     for live in report["live"]:
         for arm in live["arms"]:
-            kind = arm["name"].partition(" ")[0]
-            name = "ngram" if kind == "ngram" else live["candidate"]
-            marker = {"ngram": "s", "chain": "^"}.get(kind, "o")
-            _points(axes, live["batch"], arm["speedup"], _color(report, name), marker)
+            way = arm_of(arm["name"])
+            marker = {"draft": "o", "ngram": "s", "auto": "^"}[way.source]
+            color = _color(report, way.drafter(live["candidate"]))
+            _points(axes, live["batch"], arm["speedup"], color, marker)
     axes.axhline(1, color="gray", linewidth=1)
     _whole(axes)
     axes.set_xlabel(
@@ -216,7 +217,7 @@ def _predicted(axes: Any, report: dict[str, Any]) -> None:
         for arm in live["arms"]:
             if arm["predicted"] is None:
                 continue
-            name = "ngram" if arm["name"].startswith("ngram") else live["candidate"]
+            name = arm_of(arm["name"]).drafter(live["candidate"])
             axes.errorbar(
                 [arm["predicted"]], [arm["speedup"]["value"]], yerr=_error(arm["speedup"]),
                 fmt="o", color=_color(report, name), capsize=3,

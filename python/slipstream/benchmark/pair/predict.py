@@ -80,6 +80,7 @@ class Predictor:
         self._measured = measured
         self._settings = settings
         self._target = measured.costs[TARGET]
+        self._replayed: dict[tuple[str, str, float, int, float], list[Rounds]] = {}
         self.step_s = self._target.seconds(1)
         self.overhead_s = self._overhead_s()
 
@@ -162,10 +163,15 @@ class Predictor:
     def _replays(
         self, candidate: str, text: Text, temperature: float, gamma: int, cut: float
     ) -> list[Rounds]:
-        readings = self._measured.readings(
-            candidate, text, temperature, cut, is_drawn=self._settings.verify == "distribution"
-        )
-        return [replay(reading, gamma, self._settings.num_tokens) for reading in readings]
+        """Return the rounds of each reading of a text; batches, categories and live blocks share them."""
+        settings = self._settings
+        key = (candidate, text.name, temperature, gamma, cut)
+        if key not in self._replayed:
+            readings = self._measured.readings(
+                candidate, text, temperature, cut, is_drawn=settings.verify == "distribution"
+            )
+            self._replayed[key] = [replay(r, gamma, settings.num_tokens) for r in readings]
+        return self._replayed[key]
 
     def by_gamma(
         self, candidate: str, temperature: float, batch: int = 1, category: str | None = None

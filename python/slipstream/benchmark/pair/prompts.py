@@ -129,15 +129,21 @@ def read_file(path: Path) -> list[PairPrompt]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line) if len(line) <= _MAX_LINE_CHARS else None
-            prompts.append(_entry(entry, f"{path.stem}-{number}", path.stem))
+            prompts.append(_entry(_parsed(line), f"{path.stem}-{number}", path.stem))
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            message = f"{path}, line {number}: no prompt: {error or 'the line is too long'}"
+            message = f"{path}, line {number}: no prompt: {error}"
             raise InvalidRequestError(message, param="prompts") from error
     if not prompts:
         message = f"{path} has no prompts"
         raise InvalidRequestError(message, param="prompts")
     return prompts
+
+
+def _parsed(line: str) -> Any:
+    if len(line) > _MAX_LINE_CHARS:
+        message = f"{len(line)} characters; at most {_MAX_LINE_CHARS} are read"
+        raise ValueError(message)
+    return json.loads(line)
 
 
 def _entry(entry: Any, name: str, category: str) -> PairPrompt:

@@ -91,10 +91,11 @@ def _is_done(journal: Journal, texts: list[tuple[float, Text]], name: str) -> bo
 
 def _is_timed(journal: Journal, name: str) -> bool:
     """Whether the steps of a model were timed and nobody disturbed that."""
-    return ("costs", name) in journal and _waited(journal, name) <= MOST_WAITED
+    return _waited(journal, name) <= MOST_WAITED
 
 
 def _waited(journal: Journal, name: str) -> float:
+    """Return how much of the processor time others had meanwhile; endless where nothing was timed."""
     record = journal.get(("costs", name))
     return math.inf if record is None else record["waited"] or 0.0
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slipstream.base.errors import StoreError
+from slipstream.base.files import replace_file
 from slipstream.benchmark.pair import verdict
 from slipstream.benchmark.pair.advice import advise
 from slipstream.benchmark.pair.costs import Costs
@@ -83,13 +83,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> Path:
         StoreError: the folder cannot be written.
     """
     path = folder / FILE
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        message = f"{path} cannot be written: {error}"
-        raise StoreError(message) from error
+    replace_file(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     return path
 
 

@@ -43,9 +43,6 @@ class ReadContext(Protocol):
     def memory_clear(self) -> None:
         """Empty the KV cache."""
 
-    def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
-        """Remove positions; False if this memory cannot."""
-
 
 @dataclass(slots=True)
 class Control:

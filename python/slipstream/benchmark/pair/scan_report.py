@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slipstream.benchmark.pair.acceptance import Acceptance, replay
 from slipstream.benchmark.pair.advice import break_even
 from slipstream.benchmark.pair.plan import NGRAM
+from slipstream.benchmark.pair.predict import fastest
 
 if TYPE_CHECKING:
     from slipstream.benchmark.pair.predict import Prediction, Predictor
@@ -34,12 +35,13 @@ def _acceptance(found: Acceptance) -> dict[str, Any]:
 def scan_of(run: PairRun, predictor: Predictor, name: str, temperature: float) -> dict[str, Any]:
     """Return what a candidate would do at a temperature, by its reading of the texts."""
     measured = run.measured
-    best = predictor.best(name, temperature)
+    by_gamma = predictor.by_gamma(name, temperature)
+    best = fastest(by_gamma)
     assert best is not None
     found: dict[str, Any] = {
         "candidate": name,
         "temperature": temperature,
-        "by_gamma": [_prediction(p) for p in predictor.by_gamma(name, temperature)],
+        "by_gamma": [_prediction(p) for p in by_gamma],
         "best": _prediction(best),
         "best_by_batch": {
             str(batch): _prediction(predictor.best(name, temperature, batch))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipstream.benchmark.pair.acceptance import add_positions
 from slipstream.benchmark.pair.lossless import compare, noise_of, two_sample_p
-from slipstream.benchmark.pair.plan import AGAIN, OFF
+from slipstream.benchmark.pair.plan import AGAIN, OFF, arm_of
 from slipstream.benchmark.stats import PooledRatio, pooled_ratio
 
 if TYPE_CHECKING:
@@ -217,7 +217,8 @@ def doubts(blocks: Sequence[Block]) -> list[str]:
                 ):
                     found.append(f"{name}: {run['num_steps']} steps for {rounds} rounds")
                     break
-        is_fixed = name.startswith("draft") and not name.endswith("auto")
+        arm = arm_of(name)
+        is_fixed = arm.source == "draft" and arm.num_tokens is not None
         if is_fixed and not any(run["drafted"] for run in runs):
             found.append(f"{name}: the draft model drafted nothing")
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from slipstream.benchmark.pair.plan import NGRAM, arm_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -54,10 +56,14 @@ def recommendation(report: dict[str, Any]) -> Iterator[str]:
         if found["use"] is None:
             yield f"{load}: no drafts; nothing measured is faster."
         else:
-            model = (
-                "" if found["use"].startswith("ngram") else f", draft model {found['candidate']}"
-            )
+            name = arm_of(found["use"]).drafter(found["candidate"])
+            model = "" if name == NGRAM else f", draft model {name}"
             yield f"{load}: {setting(found['use'])}{model}, {found['speedup']:.2f} times as fast."
+
+
+def title(live: dict[str, Any]) -> str:
+    """Return what a live session is headed by."""
+    return f"{live['candidate']}, temperature {live['temperature']:g}, batch {live['batch']}"
 
 
 def advice(live: dict[str, Any]) -> list[str]:
@@ -67,7 +73,7 @@ def advice(live: dict[str, Any]) -> list[str]:
         how = f"Use {setting(found['use'])}: {found['why']}."
     else:
         how = f"Do not use this draft: {found['why']}."
-        if live["candidate"] == "ngram":
+        if live["candidate"] == NGRAM:
             how = f"Leave n-gram drafts off: {found['why']}."
     lines = [how]
     most = found["most"]
@@ -111,11 +117,10 @@ def _changes(found: dict[str, Any]) -> str:
 
 def setting(arm: str) -> str:
     """Return how an arm is asked for."""
-    kind, _, length = arm.partition(" ")
-    source = {"draft": "draft", "ngram": "ngram", "chain": "auto"}[kind]
-    if length.isdigit():
-        return f"{arm} (Speculation(source={source!r}, num_tokens={length}))"
-    return f"{arm} (--speculation {source})"
+    way = arm_of(arm)
+    if way.num_tokens is None:
+        return f"{arm} (--speculation {way.source})"
+    return f"{arm} (Speculation(source={way.source!r}, num_tokens={way.num_tokens}))"
 
 
 def live_rows(live: dict[str, Any]) -> Iterator[list[str]]:

@@ -133,10 +133,6 @@ class FakeContext:
     def memory_clear(self):
         self.num = 0
 
-    def seq_rm(self, _seq_id, p0=-1, _p1=-1):
-        self.num = p0
-        return True
-
 
 class SlowRunner(FakeRunner):
     """A step costs 10 seconds and one for each row, a draft one and a half for each token."""

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from slipstream.base.errors import InvalidRequestError
+from slipstream.benchmark.pair import prompts
 from slipstream.benchmark.pair.prompts import (
     CATEGORIES,
     built_in,
@@ -95,6 +96,14 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path, line):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"prompt": "fine"}\n' + line + "\n")
     with pytest.raises(InvalidRequestError, match="line 2"):
+        read_file(path)
+
+
+def test_a_line_that_is_too_long_is_refused_by_its_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "_MAX_LINE_CHARS", 20)
+    path = tmp_path / "long.jsonl"
+    path.write_text('{"prompt": "fine"}\n{"prompt": "one that is long"}\n')
+    with pytest.raises(InvalidRequestError, match="line 2: no prompt: 30 characters; at most 20"):
         read_file(path)
 
 
