@@ -40,6 +40,7 @@ app(sys.argv[5:])
 """
 LIVE, JOURNAL = "slipstream.benchmark.pair.live", "slipstream.benchmark.pair.journal"
 REPORT = "slipstream.benchmark.pair.report"
+READING, COSTS = "slipstream.benchmark.pair.reading", "slipstream.benchmark.pair.costs"
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,15 @@ def run(models, folder, *options, end=("json", "dumps", "0", "SIGINT")):
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
     ("module", "name", "number"),
-    [(LIVE, "run", "2"), (REPORT, "make_report", "1"), (LIVE, "run_arm", "9")],
-    ids=["texts", "checkpoint", "blocks"],
+    [
+        (LIVE, "run", "2"),
+        (READING, "read_target", "2"),
+        (COSTS, "Timer.time_round", "3"),
+        (REPORT, "make_report", "1"),
+        (LIVE, "run_arm", "9"),
+        (COSTS, "Timer.time_round", "8"),  # six for the scan, then one before each block
+    ],
+    ids=["texts", "scan", "costs", "checkpoint", "blocks", "loan"],
 )
 def test_a_signal_leaves_a_valid_report_and_resume_goes_on(
     models, tmp_path, module, name, number, sign
@@ -85,7 +93,7 @@ def test_a_signal_leaves_a_valid_report_and_resume_goes_on(
     assert not found["is_complete"]
     assert json.loads(ended.stdout) == found
     assert "interrupted" in (tmp_path / "out" / "report.html").read_text()
-    assert sum(live["num_blocks"] for live in found["live"]) == (name == "run_arm")
+    assert sum(live["num_blocks"] for live in found["live"]) == (number in ("8", "9"))
     again = run(models, tmp_path, "--resume")
     assert again.returncode == 0, again.stderr
     found = json.loads(again.stdout)

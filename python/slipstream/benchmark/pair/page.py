@@ -23,8 +23,9 @@ td,th{padding:.2rem .55rem;border-bottom:1px solid var(--line);text-align:right}
 td:first-child,th:first-child{text-align:left}
 .advice{border:1px solid var(--line);border-left:6px solid #2563eb;border-radius:6px;padding:.6rem 1rem;margin:1rem 0}
 .no{border-left-color:#dc2626}.dim{color:var(--dim)}
-.plots{display:grid;gap:1rem}.plots figure{margin:0;background:#fff;border:1px solid var(--line);border-radius:6px}
-.plots figcaption{color:#222;padding:.4rem .8rem;font-weight:600}.plots svg{width:100%;height:auto}
+.plots{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,31rem),1fr))}
+.plots figure{margin:0;background:#fff;border:1px solid var(--line);border-radius:6px;overflow-x:auto}
+.plots figcaption{color:#222;padding:.4rem .8rem;font-weight:600}.plots svg{width:100%;min-width:30rem;height:auto}
 pre.sample{white-space:pre-wrap;border:1px solid var(--line);border-radius:6px;padding:.7rem}
 .accepted{background:#16a34a44}.rejected{background:#dc262644}.target{background:none}
 """
@@ -46,7 +47,8 @@ def make_page(report: dict[str, Any]) -> str:
     title = f"Drafting for {report['target']['file']}"
     parts = [
         "<!doctype html>",
-        f'<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
+        f'<html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>',
         f"<style>{_STYLE}</style>",
         f"<h1>{escape(title)}</h1>",
         f'<p class="dim">{escape(words.origin(report))}</p>',

@@ -11,7 +11,7 @@ from slipstream.base.limits import MAX_DRAFT_TOKENS, MAX_THREADS, VERIFY_MODES
 from slipstream.base.ranges import check_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 OFF, AGAIN = "off", "off again"
 NGRAM = "ngram"
@@ -134,6 +134,16 @@ def arm_of(name: str) -> Arm:
     kind, _, length = name.partition(" ")
     source = {"chain": "auto"}.get(kind, kind)
     return Arm(name=name, source=source, num_tokens=int(length) if length.isdigit() else None)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of arms in the order of reports: no drafts, draft model, n-grams, both, and by length."""
+    return sorted(names, key=lambda name: _rank(arm_of(name)))
+
+
+def _rank(arm: Arm) -> tuple[int, float, str]:
+    length = math.inf if arm.num_tokens is None else arm.num_tokens
+    return (("off", "draft", "ngram", "auto").index(arm.source), length, arm.name)
 
 
 def rotated(arms: Sequence[Arm], block: int) -> list[Arm]:

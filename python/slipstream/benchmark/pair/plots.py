@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slipstream.benchmark.pair.plan import arm_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _SIZE = (7.2, 3.6)
 _OURS = "#2563eb"
@@ -97,6 +97,25 @@ def _points(axes: Any, x: float, ratio: dict[str, Any], color: str, marker: str 
     axes.errorbar([x], [ratio["value"]], yerr=_error(ratio), fmt=marker, color=color, capsize=3)
 
 
+def _legend(axes: Any) -> None:
+    """Tell the colours above the drawing, where no point can lie beneath."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3
+        )  # fmt: skip
+
+
+def _measured(lives: Sequence[dict[str, Any]]) -> str:
+    """Say what the bars at measured points are, as far as there are any."""
+    ratios = [arm["speedup"] for live in lives for arm in live["arms"]]
+    few = [ratio for ratio in ratios if ratio["low"] is None]
+    if not few:
+        return "measured, 95 % interval"
+    if len(few) < len(ratios):
+        return "measured, 95 % interval, none below 5 prompts"
+    return "measured, no interval below 5 prompts"
+
+
 def _whole(axes: Any) -> None:
     """Put ticks at whole numbers only."""
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -108,7 +127,7 @@ def _by_gamma(axes: Any, report: dict[str, Any]) -> None:
         color = _color(report, scan["candidate"])
         axes.plot(
             *zip(*points, strict=True), _style(scan, report), color=color,
-            label=f"{_label(scan, report)}, predicted",
+            label=f"{_label(scan, report)}, by the scan",
         )  # fmt: skip
     for live in report["live"]:
         if live["batch"] != 1:
@@ -120,9 +139,10 @@ def _by_gamma(axes: Any, report: dict[str, Any]) -> None:
                 _points(axes, way.num_tokens, arm["speedup"], color)
     axes.axhline(1, color="gray", linewidth=1)
     _whole(axes)
-    axes.set_xlabel("drafts per step (points: measured, 95 % interval)")
+    found = [live for live in report["live"] if live["batch"] == 1]
+    axes.set_xlabel("drafts per step" + (f" (points: {_measured(found)})" if found else ""))
     axes.set_ylabel("times as fast")
-    axes.legend(frameon=False)
+    _legend(axes)
 
 
 def _by_position(axes: Any, report: dict[str, Any]) -> None:
@@ -143,7 +163,7 @@ def _by_position(axes: Any, report: dict[str, Any]) -> None:
     axes.set_xlabel("position (numbers: drafts judged there)")
     axes.set_ylabel("accepted of judged")
     axes.set_ylim(0, 1.1)
-    axes.legend(frameon=False)
+    _legend(axes)
 
 
 def _categories(report: dict[str, Any]) -> list[str]:
@@ -155,18 +175,25 @@ def _by_category(axes: Any, report: dict[str, Any]) -> None:
     lives = [live for live in report["live"] if live["batch"] == 1][:1]
     if lives:
         (live,) = lives
+        categories = [category for category in categories if category in live["by_category"]]
         names = [arm["name"] for arm in live["arms"]]
         for number, name in enumerate(names):
             color = _PALETTE[number % len(_PALETTE)]
             for row, category in enumerate(categories):
-                arms = live["by_category"].get(category, {}).get("arms", {})
-                if name in arms:
-                    offset = (number - len(names) / 2) * 0.11
-                    axes.errorbar(
-                        [arms[name]["value"]], [row + offset], xerr=_error(arms[name]), fmt="o",
-                        markersize=4, color=color, capsize=2, label=name if row == 0 else None,
-                    )  # fmt: skip
-        axes.set_xlabel(f"times as fast, measured, {live['candidate']}")
+                ratio = live["by_category"][category]["arms"][name]
+                offset = (number - len(names) / 2) * 0.11
+                axes.errorbar(
+                    [ratio["value"]], [row + offset], xerr=_error(ratio), fmt="o", markersize=4,
+                    color=color, capsize=2, label=name if row == 0 else None,
+                )  # fmt: skip
+        by_category = [live["by_category"][category] for category in categories]
+        kind = "95 % interval" if any(c["has_interval"] for c in by_category) else "no interval"
+        few = (
+            "" if all(c["has_interval"] for c in by_category) else " below 5 prompts of a category"
+        )
+        if few and kind != "no interval":
+            few = ", none" + few
+        axes.set_xlabel(f"times as fast, measured, {live['candidate']}; {kind}{few}")
     else:
         for scan in report["scans"]:
             values = [scan["by_category"].get(category) for category in categories]
@@ -179,7 +206,7 @@ def _by_category(axes: Any, report: dict[str, Any]) -> None:
     axes.axvline(1, color="gray", linewidth=1)
     axes.set_yticks(range(len(categories)), [c.replace("_", " ") for c in categories])
     axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(axes)
 
 
 def _has_batches(report: dict[str, Any]) -> bool:
@@ -194,7 +221,7 @@ def _by_batch(axes: Any, report: dict[str, Any]) -> None:
         color = _color(report, scan["candidate"])
         axes.plot(
             *zip(*points, strict=True), _style(scan, report), color=color,
-            label=f"{_label(scan, report)}, predicted",
+            label=f"{_label(scan, report)}, by the scan",
         )  # fmt: skip
     for live in report["live"]:
         for arm in live["arms"]:
@@ -205,10 +232,10 @@ def _by_batch(axes: Any, report: dict[str, Any]) -> None:
     axes.axhline(1, color="gray", linewidth=1)
     _whole(axes)
     axes.set_xlabel(
-        "requests at the same time (circle: draft model, square: n-gram, triangle: both)"
+        f"requests at the same time (circle: draft model, square: n-gram, triangle: both; {_measured(report['live'])})"
     )
     axes.set_ylabel("times as fast")
-    axes.legend(frameon=False)
+    _legend(axes)
 
 
 def _predicted(axes: Any, report: dict[str, Any]) -> None:
@@ -229,8 +256,8 @@ def _predicted(axes: Any, report: dict[str, Any]) -> None:
             values += [arm["predicted"], arm["speedup"]["value"]]
     ends = [min(values) * 0.95, max(values) * 1.05]
     axes.plot(ends, ends, color="gray", linewidth=1)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("measured")
+    axes.set_xlabel("predicted, at the costs timed before each block")
+    axes.set_ylabel(_measured(report["live"]))
 
 
 def _verify(axes: Any, report: dict[str, Any]) -> None:
@@ -239,9 +266,10 @@ def _verify(axes: Any, report: dict[str, Any]) -> None:
     last = points[-1][0]
     axes.plot([1, last], [1, last], ":", color="gray", label="n single steps")
     axes.set_ylim(0, max(v for _, v in points) * 1.15)
+    _whole(axes)
     axes.set_xlabel("rows")
     axes.set_ylabel("V(n)")
-    axes.legend(frameon=False)
+    _legend(axes)
 
 
 def _has_models(report: dict[str, Any]) -> bool:
@@ -260,7 +288,7 @@ def _calibration(axes: Any, report: dict[str, Any]) -> None:
             )  # fmt: skip
     axes.set_xlabel("probability the draft model gives its token")
     axes.set_ylabel("is the target's token")
-    axes.legend(frameon=False)
+    _legend(axes)
 
 
 def _time_split(axes: Any, report: dict[str, Any]) -> None:
@@ -284,4 +312,4 @@ def _time_split(axes: Any, report: dict[str, Any]) -> None:
     axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("share of the time")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(axes)

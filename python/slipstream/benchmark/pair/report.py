@@ -183,14 +183,16 @@ def _recommendation(lives: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for key in dict.fromkeys((live["temperature"], live["batch"]) for live in lives):
         ways = [
-            (arm["speedup"]["value"], live["candidate"], arm["name"])
+            (arm["speedup"]["value"], live["candidate"], arm["name"], arm["speedup"]["low"])
             for live in lives
             if (live["temperature"], live["batch"]) == key
             for arm in live["arms"]
             if arm["verdict"] == verdict.FASTER
             and live["losslessness"]["arms"][arm["name"]]["is_lossless"]
         ]
-        value, candidate, name = max(ways, default=(1.0, None, None))
+        value, candidate, name, low = max(
+            ways, key=lambda way: way[0], default=(1.0,) + (None,) * 3
+        )
         found.append(
             {
                 "temperature": key[0],
@@ -198,6 +200,7 @@ def _recommendation(lives: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "candidate": candidate,
                 "use": name,
                 "speedup": value,
+                "has_interval": low is not None,
             }
         )
     return found

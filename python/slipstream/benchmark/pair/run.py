@@ -21,7 +21,7 @@ from slipstream.benchmark.pair.compatibility import check_pair
 from slipstream.benchmark.pair.data import TARGET, Block, Measured, grouped, is_disturbed
 from slipstream.benchmark.pair.estimate import Estimate
 from slipstream.benchmark.pair.journal import Journal
-from slipstream.benchmark.pair.plan import NGRAM, PairSettings, arm_of, arms_of, rotated
+from slipstream.benchmark.pair.plan import NGRAM, PairSettings, arm_of, arms_of, in_order, rotated
 from slipstream.benchmark.pair.predict import Predictor
 from slipstream.benchmark.pair.prompts import PairPrompt, digest
 from slipstream.benchmark.pair.reading import read_all
@@ -311,7 +311,7 @@ class PairRun:
         session = (candidate, temperature, batch)
         for block in self.measured.blocks:
             if block.arms and (block.candidate, block.temperature, block.batch) == session:
-                return [arm_of(name) for name in sorted(block.arms)]
+                return [arm_of(name) for name in in_order(block.arms)]
         return []
 
     def _block(

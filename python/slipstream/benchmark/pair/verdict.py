@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipstream.benchmark.pair.acceptance import add_positions
 from slipstream.benchmark.pair.lossless import compare, noise_of, two_sample_p
-from slipstream.benchmark.pair.plan import AGAIN, OFF, arm_of
+from slipstream.benchmark.pair.plan import AGAIN, OFF, arm_of, in_order
 from slipstream.benchmark.stats import PooledRatio, pooled_ratio
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def judge(ratio: PooledRatio, floor: float) -> str:
 
 def arm_figures(blocks: Sequence[Block], floor: float) -> list[ArmFigures]:
     """Return every arm but the ones without drafts, over blocks of one session, batch and temperature."""
-    names = [name for name in blocks[0].arms if name not in (OFF, AGAIN)]
+    names = [name for name in in_order(blocks[0].arms) if name not in (OFF, AGAIN)]
     found = []
     for name in names:
         runs = [block.arms[name] for block in blocks]
@@ -143,7 +143,7 @@ def losslessness(
     noise = noise_of(measured, temperature)
     texts = measured.texts[temperature]
     arms: dict[str, Any] = {}
-    for name in blocks[0].arms:
+    for name in in_order(blocks[0].arms):
         pairs = [
             (texts[prompt], output)
             for block in blocks

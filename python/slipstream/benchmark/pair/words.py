@@ -58,7 +58,14 @@ def recommendation(report: dict[str, Any]) -> Iterator[str]:
         else:
             name = arm_of(found["use"]).drafter(found["candidate"])
             model = "" if name == NGRAM else f", draft model {name}"
-            yield f"{load}: {setting(found['use'])}{model}, {found['speedup']:.2f} times as fast."
+            doubt = (
+                ""
+                if found["has_interval"]
+                else " Fewer than 5 prompts: no interval, so measure more."
+            )
+            yield (
+                f"{load}: {setting(found['use'])}{model}, {found['speedup']:.2f} times as fast.{doubt}"
+            )
 
 
 def title(live: dict[str, Any]) -> str:
@@ -147,13 +154,17 @@ def live_rows(live: dict[str, Any]) -> Iterator[list[str]]:
         ]
 
 
+def _blocks(num: int) -> str:
+    return "1 block" if num == 1 else f"{num} blocks"
+
+
 def notes(live: dict[str, Any]) -> list[str]:
     """Return what has to be known beside the table."""
-    found = [f"{live['num_blocks']} blocks, each with all arms in turns."]
+    found = [f"{_blocks(live['num_blocks'])}, each with all arms in turns."]
     if live["num_disturbed"]:
         found.append(
-            f"{live['num_disturbed']} more are left out, as other programs disturbed them; "
-            "--resume measures them again."
+            f"Left out, as other programs disturbed them: {_blocks(live['num_disturbed'])}; --resume measures them "
+            "again."
         )
     if live["noise_floor"]["ratio"]["low"] is None:
         found.append("Fewer than 5 blocks: no intervals.")

@@ -89,7 +89,7 @@ def test_a_busy_machine_is_told_by_what_it_took_from_us():
         "noise_floor": {"ratio": {"value": 1.0, "low": 0.99, "high": 1.01}, "floor": 0.02},
     }  # fmt: skip
     assert any("busy" in note and "12%" in note for note in words.notes(live))
-    assert any("2 more are left out" in note for note in words.notes(live))
+    assert any("disturbed them: 2 blocks" in note for note in words.notes(live))
     live["waited_share"] = 0.01
     assert not any("busy" in note for note in words.notes(live))
     assert not any("changed its speed" in note for note in words.notes(live))
