@@ -85,6 +85,7 @@ class StepResult:
             `errors` has it.
         num_threads: CPU threads that shared the step; 0 for unknown.
         errors: Index among the sequences with `sample` to why it could not be sampled, e.g. a grammar at a dead end.
+            What was sampled before counts; its other drafts have left the KV cache, as where one disagrees.
     """
 
     token_ids: list[int] = field(default_factory=list)

@@ -223,9 +223,7 @@ class Scheduler:
             first += num_sampled
             error = result.errors.get(index) if result.errors else None
             if error is not None and request.status is RequestStatus.RUNNING:
-                if scheduled.num_drafts:
-                    self.kv_cache.truncate(request.seq_id, request.num_computed_tokens)
-                self.fail(request, error)
+                self.fail(request, error)  # its drafts have left memory: see StepResult
 
     def _take_outputs(
         self, request: Request, result: StepResult, rows: range, now_s: float

@@ -1,14 +1,24 @@
 """Seeded random traffic on a small KV cache: whatever happens around a request, its output is what it gives alone."""
 
+import os
 import random
+import threading
 from collections import Counter
 from dataclasses import replace
 
+import msgspec
 import pytest
 
-from slipstream.base.errors import ComputeError, NoKVSlotError, StateError
+from slipstream.base.errors import (
+    ComputeError,
+    EngineDiedError,
+    GrammarError,
+    NoKVSlotError,
+    StateError,
+)
 from slipstream.base.sampling import SamplingParams
 from slipstream.base.types import FinishReason, RequestFailed
+from slipstream.engine.core import EngineCore
 from slipstream.engine.cost_model import CostModel
 from slipstream.engine.prefix_files import PrefixFiles
 from slipstream.engine.prefix_store import PrefixStore
@@ -38,8 +48,13 @@ def random_info(rng):
         max_drafts=rng.choice([0, 4, 16]) if can_trim else 0,
         has_ngrams=rng.random() < 0.7,
         has_draft_model=rng.random() < 0.5,
+        is_draft_sampled=rng.random() < 0.3,
         draft_cost_ratio=0.01,
     )
+
+
+def replace_max_tokens(sampling, max_tokens):
+    return msgspec.structs.replace(sampling, max_tokens=max_tokens)
 
 
 def free_rows():
@@ -69,8 +84,9 @@ def random_request(rng, index, limit):
 class Run:
     """A scheduler on a fake runner with every check after every operation."""
 
-    def __init__(self, info, max_num_running=None, store=None):
-        self.runner = FakeRunner(info)
+    def __init__(self, info, max_num_running=None, store=None, overflow="error"):
+        self.runner = FakeRunner(info, may_roll=overflow != "error")
+        self.overflow = overflow
         num_running = max_num_running or info.max_num_seqs
         self.scheduler = Scheduler(
             self.runner, max_num_running=num_running, cost_model=free_rows(), store=store
@@ -81,7 +97,7 @@ class Run:
         self.meddle = lambda output: None  # called with every step before it is computed
 
     def add(self, request_id, prompt, sampling):
-        request = Request(request_id, prompt, sampling, self.now_s)
+        request = Request(request_id, prompt, sampling, self.now_s, context_overflow=self.overflow)
         check_request(request, self.runner.info)
         self.requests[request_id] = request
         self.scheduler.add(request, self.now_s)
@@ -127,7 +143,8 @@ class Run:
         deltas = [event for event in events if not isinstance(event, RequestFailed)]
         text = "".join(delta.text for delta in deltas)
         token_ids = [token for delta in deltas for token in delta.token_ids]
-        assert token_ids == self.requests[request_id].output_token_ids
+        if not self.requests[request_id].num_dropped_tokens:
+            assert token_ids == self.requests[request_id].output_token_ids
         wants_logprobs = self.requests[request_id].sampling.logprobs is not None
         for delta in deltas:
             entries = None if delta.logprobs is None else [e.token_id for e in delta.logprobs]
@@ -143,9 +160,9 @@ class Run:
         return text, token_ids, events[-1]
 
 
-def alone(info, arguments):
+def alone(info, arguments, overflow):
     """What a request gives without company and without drafts."""
-    run = Run(replace(info, max_drafts=0))
+    run = Run(replace(info, max_drafts=0), overflow=overflow)
     run.add(*arguments)
     while run.scheduler.has_requests:
         run.step()
@@ -161,7 +178,16 @@ def small_store(info, folder=None, max_bytes=1200):
 
 
 def play(
-    rng, run, todo, *, abort=0.0, compute_error=0.0, no_slot=0.0, draft_error=0.0, state_error=0.0
+    rng,
+    run,
+    todo,
+    *,
+    abort=0.0,
+    compute_error=0.0,
+    no_slot=0.0,
+    draft_error=0.0,
+    state_error=0.0,
+    row_error=0.0,
 ):
     """Feed the requests in bursts, with random faults, until all have ended; the ids of those meddled with."""
     touched = set()
@@ -179,7 +205,11 @@ def play(
         if rng.random() < state_error:
             run.runner.state_errors.append(StateError("made up"))
 
+    def refuse_row():
+        return GrammarError("made up") if rng.random() < row_error else None
+
     run.meddle = meddle
+    run.runner.refuse_row = refuse_row
     while todo or run.scheduler.has_requests:
         num_steps += 1
         assert num_steps < 100_000, "no progress"
@@ -193,7 +223,7 @@ def play(
             touched.add(request_id)
         run.step()
     assert not run.runner.samplers
-    return touched
+    return touched | {e.request_id for e in run.events if isinstance(e, RequestFailed)}
 
 
 def check_outcomes(run, info, todo, touched):
@@ -202,7 +232,7 @@ def check_outcomes(run, info, todo, touched):
     )
     for arguments in todo:
         text, token_ids, end = run.outcome(arguments[0])
-        text_alone, token_ids_alone, end_alone = alone(info, arguments)
+        text_alone, token_ids_alone, end_alone = alone(info, arguments, run.overflow)
         if arguments[0] in touched:
             assert token_ids == token_ids_alone[: len(token_ids)]
             # an abort releases what was held back, maybe the beginning of a stop string
@@ -280,11 +310,128 @@ def test_second_tiers_and_faults_of_theirs_and_of_drafts_change_no_output(
         compute_error=0.01,
         draft_error=0.02,
         state_error=0.02,
+        row_error=0.01,
     )
     while store.write_one() or run.scheduler.kv_cache.store_idle():
         run.check()
     store.close(5)
     check_outcomes(run, info, todo, touched)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_that_cannot_be_sampled_end_their_request_only(seed):
+    rng = random.Random(500 + seed)
+    info = replace(random_info(rng), max_drafts=16, can_trim=True, has_ngrams=True)
+    limit = min(info.max_sequence_length, info.num_kv_cells)
+    todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
+    run = Run(info, rng.randint(1, info.max_num_seqs))
+    touched = play(rng, run, todo, row_error=0.03, no_slot=0.05, abort=0.02)
+    failed = [event for event in run.events if isinstance(event, RequestFailed)]
+    assert failed
+    assert {event.error for event in failed} == {"GrammarError"}
+    check_outcomes(run, info, todo, touched)
+
+
+@pytest.mark.parametrize("overflow", ["truncate_middle", "rolling_window"])
+@pytest.mark.parametrize("seed", range(3))
+def test_contexts_that_roll_give_what_they_give_alone(seed, overflow):
+    rng = random.Random(600 + seed)
+    info = random_info(rng)
+    limit = min(info.max_sequence_length, info.num_kv_cells)
+    todo = [
+        (name, prompt, replace_max_tokens(sampling, rng.choice([5, 40, 150])))
+        for name, prompt, sampling in (
+            random_request(rng, index, limit) for index in range(NUM_REQUESTS // 3)
+        )
+    ]
+    run = Run(info, rng.randint(1, info.max_num_seqs), overflow=overflow)
+    touched = play(rng, run, todo, no_slot=0.05, draft_error=0.02)
+    assert not touched
+    check_outcomes(run, info, todo, touched)
+    assert any(request.num_dropped_tokens for request in run.requests.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_disk_that_fails_now_and_then_changes_no_output(seed, tmp_path, monkeypatch):
+    rng = random.Random(700 + seed)
+    disk = random.Random(seed)  # the writing thread draws from it, too
+
+    def faulty(function):
+        def call(*args, **kwargs):
+            if disk.random() < 0.2:
+                raise OSError("made up")
+            return function(*args, **kwargs)
+
+        return call
+
+    info = replace(random_info(rng), num_kv_cells=60, can_trim=True, can_share=True)
+    store = small_store(info, tmp_path, 400)
+    for name in ("open", "utime", "unlink", "replace"):
+        monkeypatch.setattr(os, name, faulty(getattr(os, name)))
+    limit = min(info.max_sequence_length, info.num_kv_cells)
+    todo = [random_request(rng, index, limit) for index in range(NUM_REQUESTS)]
+    run = Run(info, store=store)
+    touched = play(rng, run, todo)
+    assert not touched
+    check_outcomes(run, info, todo, touched)
+    monkeypatch.undo()
+    store.close(5)
+
+
+class Mortal(FakeRunner):
+    """Its step number `last` fails for want of memory; where `is_deadly`, so does emptying the cells after that."""
+
+    last = 0
+    is_deadly = False
+    is_dying = False
+
+    def step(self, scheduled):
+        if len(self.steps) == self.last and not self.is_dying:
+            self.is_dying = True
+            self._ruin(scheduled)
+            raise MemoryError
+        return super().step(scheduled)
+
+    def trim(self, seq_id, num_tokens):
+        if self.is_dying and self.is_deadly:
+            raise RuntimeError("nothing works any more")
+        return super().trim(seq_id, num_tokens)
+
+
+@pytest.mark.parametrize("is_deadly", [False, True])
+@pytest.mark.parametrize("last", range(12))
+def test_an_engine_that_runs_out_of_memory_at_any_step_ends_every_request_once(last, is_deadly):
+    rng = random.Random(last)
+    info = RunnerInfo(60, 4, 8, 50, True, len(VOCAB), can_share=True, max_drafts=8)
+    runner = Mortal(info)
+    runner.last, runner.is_deadly = last, is_deadly
+    ends, all_ended = Counter(), threading.Event()
+    todo = [random_request(rng, index, 50) for index in range(20)]
+
+    def sink(events):
+        ends.update(event.request_id for event in events if is_terminal(event))
+        if len(ends) == len(todo):
+            all_ended.set()
+
+    core = EngineCore(runner, max_waiting=len(todo), sink=sink, step_costs=[(1, 1.0), (8, 1.0)])
+    for request_id, prompt, sampling in todo:
+        core.submit(Request(request_id, prompt, sampling))
+    for request_id in rng.sample([name for name, _, _ in todo], 3):  # their clients have gone
+        core.abort(request_id)
+    core.start()
+    assert all_ended.wait(60)
+    if is_deadly:
+        core._thread.join(20)
+        with pytest.raises(EngineDiedError):
+            core.submit(Request("late", [1], SamplingParams()))
+    else:
+        again = threading.Event()
+        core._sink = lambda events: again.set() if any(map(is_terminal, events)) else None
+        core.submit(Request("late", [1], SamplingParams(max_tokens=3)))
+        assert again.wait(60)
+    core.close()
+    assert runner.is_dying
+    assert ends == Counter(name for name, _, _ in todo)
 
 
 def test_the_runs_above_reach_both_tiers_and_swaps(tmp_path):
