@@ -14,9 +14,11 @@ from slipstream.base.errors import (
     InvalidBatchError,
     InvalidRequestError,
     ModelLoadError,
+    NoKVSlotError,
 )
 from slipstream.base.load_config import LoadConfig
 from slipstream.base.sampling import SamplingParams
+from slipstream.base.types import OutputFormat
 from slipstream.engine.llama_runner import LlamaRunner
 from slipstream.engine.runner import ScheduledSequence
 from tests.support.gguf_writer import gguf_bytes
@@ -177,6 +179,24 @@ def test_an_id_beyond_the_sequences_has_no_lag(
     runner.close()
 
 
+def test_drafts_of_a_step_that_found_no_room_are_drafted_anew(
+    tiny_path: Callable[[str], Path], other_path: Path
+) -> None:
+    runner = load(tiny_path("llama"), other_path)
+    sampling = SamplingParams(temperature=0.0)
+    for start in range(0, 512 - 64, 64):
+        runner.step([ScheduledSequence(0, start, [9] * 64, False)])
+    runner.open_sequence(1, sampling, PROMPT)
+    first = runner.step([ScheduledSequence(1, 0, PROMPT, True)]).token_ids
+    before = [runner.draft([1], 64)[0][0] for _ in range(3)]
+    tokens = [*first, *(token for token, _ in before)]
+    crowd = ScheduledSequence(0, 512 - 64, [9] * 60, False)
+    with pytest.raises(NoKVSlotError):
+        runner.step([ScheduledSequence(1, len(PROMPT), tokens, True, 3), crowd])
+    assert [runner.draft([1], 64)[0][0] for _ in range(3)] == before
+    runner.close()
+
+
 def test_a_vocabulary_in_another_order_is_mapped(
     tiny_path: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -206,6 +226,46 @@ def test_a_vocabulary_in_another_order_is_mapped(
     assert token == 10
     assert ours != theirs
     assert [vocab_map.to_target(vocab_map.to_draft([t])[0]) for t in (5, 40, 299)] == [5, 40, 299]
+    runner.close()
+
+
+def test_a_token_the_draft_model_lacks_is_spelled_with_several_of_its_own(
+    tiny_path: Callable[[str], Path], tmp_path: Path
+) -> None:
+    target = _core.Model(str(tiny_path("llama")))
+    lacking = [t for t in range(259, 300) if len(target.token_to_piece(t)) > 1][:3]
+    assert lacking
+    metadata, tensors = tiny_parts("llama")
+    changed = []
+    names: set[str] = (
+        set()
+    )  # the merges that lead to them are gone, too, as in a vocabulary that never had them
+    for key, kind, value in metadata:
+        if key == "tokenizer.ggml.tokens":
+            names = {value[token] for token in lacking}
+            value = [f"{text}~~~" if i in lacking else text for i, text in enumerate(value)]
+        if key == "tokenizer.ggml.merges":
+            value = [pair for pair in value if pair.replace(" ", "") not in names]
+        changed.append((key, kind, value))
+    path = tmp_path / "lacking.gguf"
+    path.write_bytes(gguf_bytes(changed, tensors))
+    draft = _core.Model(str(path))
+    vocab_map = _core.VocabMap(target, draft)
+    for token in lacking:
+        spelled = vocab_map.to_draft([token])
+        assert len(spelled) > 1
+        assert b"".join(map(draft.token_to_piece, spelled)) == target.token_to_piece(token)
+    runner = load(tiny_path("llama"), path)
+    prompt = [*PROMPT, *lacking, 40, 41]
+    for sampling in (
+        SamplingParams(temperature=0.0),
+        SamplingParams(
+            temperature=0.0, logit_bias={lacking[0]: 5.0}
+        ),  # it comes up in the output, too
+    ):
+        expected = plain_run(runner, sampling, prompt)
+        assert drafted_run(runner, sampling, prompt, 3)[0] == expected
+    assert lacking[0] in expected
     runner.close()
 
 
@@ -323,11 +383,30 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         _core.verify_drafts(np.zeros((1, 4), np.float32), row[:0], [], 0)
 
 
+@pytest.mark.parametrize(
+    ("values", "expression", "judged"),
+    [
+        ({"top_k": 6}, None, slice(2, 3)),
+        ({"top_k": 3}, None, slice(0, 3)),  # all three together
+        (
+            {"top_k": 0, "min_p": 0.05},
+            None,
+            slice(1, 3),
+        ),  # 0.25 leaves the two models nothing in common
+        ({"top_k": 5, "repeat_penalty": 1.6, "frequency_penalty": 0.5}, None, slice(1, 3)),
+        ({"top_k": 5}, "([a-d]|[w-z])*", slice(1, 3)),
+    ],
+    ids=["one", "joint", "min-p", "penalties", "mask"],
+)
 def test_the_engine_in_distribution_mode_draws_as_without_drafts(
-    tiny_path: Callable[[str], Path], other_path: Path
+    tiny_path: Callable[[str], Path],
+    other_path: Path,
+    values: dict[str, Any],
+    expression: str | None,
+    judged: slice,
 ) -> None:
-    """Two samples of the third token, many seeds each: with drafts and without."""
-    sampling = {"temperature": 1.5, "top_k": 6, "top_p": 1.0, "min_p": 0.0, "max_tokens": 5}
+    """Two samples of the same tokens, many seeds each: with drafts and without."""
+    sampling = {"temperature": 1.5, "top_p": 1.0, "min_p": 0.0, "max_tokens": 5, **values}
     num_seeds = 1500
     counts: dict[str, Counter[tuple[int, ...]]] = {}
     usage = []
@@ -346,11 +425,14 @@ def test_the_engine_in_distribution_mode_draws_as_without_drafts(
                     speculation=Speculation(
                         source=source, num_tokens=2 if source == "draft" else None
                     ),
+                    output_format=(
+                        OutputFormat(kind="regex", value=expression) if expression else None
+                    ),
                 )
                 for seed in range(num_seeds)
             ]
             results = [r for i in range(0, num_seeds, 300) for r in llm.run(specs[i : i + 300])]
-            counts[source] = Counter(tuple(r.token_ids[2:3]) for r in results)
+            counts[source] = Counter(tuple(r.token_ids[judged]) for r in results)
             usage = [r.usage for r in results]
     assert sum(u.num_accepted_tokens for u in usage) > 0
     assert sum(u.num_rejected_tokens for u in usage) > 0

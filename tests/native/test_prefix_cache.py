@@ -63,6 +63,24 @@ def test_conversations_in_company_and_cached_answer_as_alone(
         assert max(cached.values()) > len(SYSTEM)
 
 
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        *((kind, 85) for kind in KINDS),
+        *((kind, 45) for kind in KINDS if kind != "mamba"),
+    ],  # forgets
+)
+def test_one_wrong_token_in_a_cached_prefix_would_be_noticed(
+    tiny_path: Callable[[str], Path], kind: str, wrong: int
+) -> None:
+    engine = Engine(tiny_path(kind))
+    prompt = [*SYSTEM, 50]
+    cold = engine.cold(prompt)
+    planted = [*SYSTEM[:wrong], SYSTEM[wrong] + 1, *SYSTEM[wrong + 1 :], 50]
+    with pytest.raises(AssertionError):
+        assert_same(engine.cold(planted), cold)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 def test_the_same_prompt_many_times_at_once_is_computed_once(
     tiny_path: Callable[[str], Path], kind: str
