@@ -153,6 +153,8 @@ def test_one_setting_is_recommended_for_each_load(report: dict[str, Any]) -> Non
     assert loads == [(0.0, 1), (0.0, 2), (1.0, 1), (1.0, 2)]
     for found in report["recommendation"]:
         assert (found["use"] is None) == (found["speedup"] == 1.0)
+        # Five prompts are five groups one at a time, and three of two.
+        assert bool(found["doubts"]) == (found["batch"] == 2)
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_models_say(report: dict[str, Any]) -> None:

@@ -111,13 +111,27 @@ class Journal:
         if entry.get("schema") != _SCHEMA or not isinstance(found, dict):
             message = f"{self.path} is of another version; run without --resume"
             raise InvalidRequestError(message, param="resume")
-        for name in sorted(identity.keys() | found.keys()):
-            if identity.get(name) != found.get(name):
-                message = (
-                    f"{self.path} belongs to another run: {name} was {_short(found.get(name))} and is "
-                    f"{_short(identity.get(name))}; run without --resume"
-                )
-                raise InvalidRequestError(message, param="resume")
+        if changed := _first_change(found, identity):
+            name, was, now = changed
+            message = (
+                f"{self.path} belongs to another run: {name} was {_short(was)} and is {_short(now)}; "
+                "run without --resume"
+            )
+            raise InvalidRequestError(message, param="resume")
+
+
+def _first_change(was: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the path of the first value that is another one, what it was, and what it is; None if all are equal."""
+    for name in sorted(was.keys() | now.keys()):
+        before, after = was.get(name), now.get(name)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = _first_change(before, after)
+            assert inner is not None
+            return (f"{name}.{inner[0]}", *inner[1:])
+        return (name, before, after)
+    return None
 
 
 def _short(value: Any) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _SIZE = (7.2, 3.6)
 _OURS = "#2563eb"
+_APART = 0.09  # of the arms of one batch
 _PALETTE = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2")
 
 
@@ -47,8 +48,12 @@ def draw_all(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _height(draw: Callable[..., None], report: dict[str, Any]) -> float:
-    rows = len(_categories(report)) if draw is _by_category else 0
-    return max(_SIZE[1], 0.55 * rows + 1)
+    inches = 0.0
+    if draw is _by_category:
+        inches = 0.55 * len(_categories(report))
+    elif draw is _time_split:
+        inches = 0.18 * sum(len(live["arms"]) for live in report["live"])
+    return max(_SIZE[1], inches + 1)
 
 
 def _svg(draw: Callable[..., None], report: dict[str, Any], height: float) -> str:
@@ -93,8 +98,32 @@ def _error(ratio: dict[str, Any]) -> Any:
     return [[ratio["value"] - ratio["low"]], [ratio["high"] - ratio["value"]]]
 
 
-def _points(axes: Any, x: float, ratio: dict[str, Any], color: str, marker: str = "o") -> None:
-    axes.errorbar([x], [ratio["value"]], yerr=_error(ratio), fmt=marker, color=color, capsize=3)
+def _point(
+    axes: Any, report: dict[str, Any], live: dict[str, Any], x: float, arm: dict[str, Any], marker: str = "o"
+) -> None:  # fmt: skip
+    """Draw a measured speed-up; hollow at any temperature but the first."""
+    ratio = arm["speedup"]
+    color = _color(report, arm_of(arm["name"]).drafter(live["candidate"]))
+    is_first = live["temperature"] == report["settings"]["temperatures"][0]
+    axes.errorbar(
+        [x], [ratio["value"]], yerr=_error(ratio), fmt=marker, color=color, capsize=3,
+        markerfacecolor=color if is_first else "white",
+    )  # fmt: skip
+
+
+def _load(live: dict[str, Any], report: dict[str, Any]) -> str:
+    """Say at which temperature and batch something was measured, as far as there are several."""
+    settings, found = report["settings"], ""
+    if len(settings["temperatures"]) > 1:
+        found += f", T={live['temperature']:g}"
+    if len(settings["batches"]) > 1:
+        found += f", batch {live['batch']}"
+    return found
+
+
+def _hollow(report: dict[str, Any]) -> str:
+    first, *others = report["settings"]["temperatures"]
+    return f"; hollow: T other than {first:g}" if others else ""
 
 
 def _legend(axes: Any) -> None:
@@ -135,12 +164,13 @@ def _by_gamma(axes: Any, report: dict[str, Any]) -> None:
         for arm in live["arms"]:
             way = arm_of(arm["name"])
             if way.num_tokens is not None:
-                color = _color(report, way.drafter(live["candidate"]))
-                _points(axes, way.num_tokens, arm["speedup"], color)
+                _point(axes, report, live, way.num_tokens, arm)
     axes.axhline(1, color="gray", linewidth=1)
     _whole(axes)
     found = [live for live in report["live"] if live["batch"] == 1]
-    axes.set_xlabel("drafts per step" + (f" (points: {_measured(found)})" if found else ""))
+    axes.set_xlabel(
+        "drafts per step" + (f"\npoints: {_measured(found)}{_hollow(report)}" if found else "")
+    )
     axes.set_ylabel("times as fast")
     _legend(axes)
 
@@ -193,7 +223,9 @@ def _by_category(axes: Any, report: dict[str, Any]) -> None:
         )
         if few and kind != "no interval":
             few = ", none" + few
-        axes.set_xlabel(f"times as fast, measured, {live['candidate']}; {kind}{few}")
+        axes.set_xlabel(
+            f"times as fast, measured, {live['candidate']}{_load(live, report)}; {kind}{few}"
+        )
     else:
         for scan in report["scans"]:
             values = [scan["by_category"].get(category) for category in categories]
@@ -224,15 +256,15 @@ def _by_batch(axes: Any, report: dict[str, Any]) -> None:
             label=f"{_label(scan, report)}, by the scan",
         )  # fmt: skip
     for live in report["live"]:
-        for arm in live["arms"]:
-            way = arm_of(arm["name"])
-            marker = {"draft": "o", "ngram": "s", "auto": "^"}[way.source]
-            color = _color(report, way.drafter(live["candidate"]))
-            _points(axes, live["batch"], arm["speedup"], color, marker)
+        for number, arm in enumerate(live["arms"]):
+            marker = {"draft": "o", "ngram": "s", "auto": "^"}[arm_of(arm["name"]).source]
+            x = live["batch"] + _APART * (number - (len(live["arms"]) - 1) / 2)
+            _point(axes, report, live, x, arm, marker)
     axes.axhline(1, color="gray", linewidth=1)
     _whole(axes)
     axes.set_xlabel(
-        f"requests at the same time (circle: draft model, square: n-gram, triangle: both; {_measured(report['live'])})"
+        "requests at the same time\ncircle: draft model, square: n-gram, triangle: both"
+        f"{_hollow(report)}\n{_measured(report['live'])}"
     )
     axes.set_ylabel("times as fast")
     _legend(axes)
@@ -244,20 +276,17 @@ def _predicted(axes: Any, report: dict[str, Any]) -> None:
         for arm in live["arms"]:
             if arm["predicted"] is None:
                 continue
-            name = arm_of(arm["name"]).drafter(live["candidate"])
-            axes.errorbar(
-                [arm["predicted"]], [arm["speedup"]["value"]], yerr=_error(arm["speedup"]),
-                fmt="o", color=_color(report, name), capsize=3,
-            )  # fmt: skip
+            _point(axes, report, live, arm["predicted"], arm)
             axes.annotate(
-                arm["name"], (arm["predicted"], arm["speedup"]["value"]), xytext=(6, -3),
-                textcoords="offset points", fontsize=7,
+                arm["name"] + (f", batch {live['batch']}" if live["batch"] > 1 else ""),
+                (arm["predicted"], arm["speedup"]["value"]), xytext=(6, -3),
+                textcoords="offset points", fontsize=6,
             )  # fmt: skip
             values += [arm["predicted"], arm["speedup"]["value"]]
     ends = [min(values) * 0.95, max(values) * 1.05]
     axes.plot(ends, ends, color="gray", linewidth=1)
-    axes.set_xlabel("predicted, at the costs timed before each block")
-    axes.set_ylabel(_measured(report["live"]))
+    axes.set_xlabel(f"predicted, at the costs timed before each block{_hollow(report)}")
+    axes.set_ylabel(_measured(report["live"]).replace(", ", "\n", 1))
 
 
 def _verify(axes: Any, report: dict[str, Any]) -> None:
@@ -294,8 +323,7 @@ def _calibration(axes: Any, report: dict[str, Any]) -> None:
 def _time_split(axes: Any, report: dict[str, Any]) -> None:
     rows = [
         (
-            f"{live['candidate']}: {arm['name']}"
-            + (f", batch {live['batch']}" if live["batch"] > 1 else ""),
+            f"{live['candidate']}: {arm['name']}{_load(live, report)}",
             arm,
         )
         for live in report["live"]

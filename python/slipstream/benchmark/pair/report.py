@@ -12,7 +12,7 @@ from slipstream.base.files import replace_file
 from slipstream.benchmark.pair import verdict
 from slipstream.benchmark.pair.advice import advise
 from slipstream.benchmark.pair.costs import Costs
-from slipstream.benchmark.pair.data import TARGET, waited_share
+from slipstream.benchmark.pair.data import MOST_WAITED, TARGET, waited_share
 from slipstream.benchmark.pair.plan import NGRAM, OFF, arm_of
 from slipstream.benchmark.pair.predict import Predictor
 from slipstream.benchmark.pair.prompts import digest
@@ -182,25 +182,30 @@ def _recommendation(lives: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the fastest setting of all sessions for each temperature and batch; `use` is None where none is faster."""
     found = []
     for key in dict.fromkeys((live["temperature"], live["batch"]) for live in lives):
+        sessions = [live for live in lives if (live["temperature"], live["batch"]) == key]
         ways = [
-            (arm["speedup"]["value"], live["candidate"], arm["name"], arm["speedup"]["low"])
-            for live in lives
-            if (live["temperature"], live["batch"]) == key
+            (live, arm)
+            for live in sessions
             for arm in live["arms"]
             if arm["verdict"] == verdict.FASTER
             and live["losslessness"]["arms"][arm["name"]]["is_lossless"]
         ]
-        value, candidate, name, low = max(
-            ways, key=lambda way: way[0], default=(1.0,) + (None,) * 3
+        live, arm = max(
+            ways, key=lambda way: way[1]["speedup"]["value"], default=(sessions[0], None)
         )
+        doubts = []
+        if live["noise_floor"]["ratio"]["low"] is None:
+            doubts.append("fewer than 5 prompts or groups of them, so no interval")
+        if (live["waited_share"] or 0.0) > MOST_WAITED:
+            doubts.append("other programs disturbed every block")
         found.append(
             {
                 "temperature": key[0],
                 "batch": key[1],
-                "candidate": candidate,
-                "use": name,
-                "speedup": value,
-                "has_interval": low is not None,
+                "candidate": live["candidate"] if arm else None,
+                "use": arm["name"] if arm else None,
+                "speedup": arm["speedup"]["value"] if arm else 1.0,
+                "doubts": doubts,
             }
         )
     return found

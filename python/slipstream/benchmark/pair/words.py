@@ -53,19 +53,14 @@ def recommendation(report: dict[str, Any]) -> Iterator[str]:
     """Yield the setting to use for each temperature and number of requests."""
     for found in report["recommendation"]:
         load = f"Temperature {found['temperature']:g}, {found['batch']} at a time"
+        doubts = f" In doubt: {'; '.join(found['doubts'])}." if found["doubts"] else ""
         if found["use"] is None:
-            yield f"{load}: no drafts; nothing measured is faster."
+            yield f"{load}: no drafts; nothing measured is faster.{doubts}"
         else:
             name = arm_of(found["use"]).drafter(found["candidate"])
             model = "" if name == NGRAM else f", draft model {name}"
-            doubt = (
-                ""
-                if found["has_interval"]
-                else " Fewer than 5 prompts: no interval, so measure more."
-            )
-            yield (
-                f"{load}: {setting(found['use'])}{model}, {found['speedup']:.2f} times as fast.{doubt}"
-            )
+            use = f"{setting(found['use'])}{model}, {found['speedup']:.2f} times as fast"
+            yield f"{load}: {use}.{doubts}"
 
 
 def title(live: dict[str, Any]) -> str:

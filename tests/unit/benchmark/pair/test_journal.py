@@ -44,7 +44,7 @@ def test_a_line_that_was_cut_is_measured_again(tmp_path, cut):
 def test_another_run_is_refused_with_what_differs(tmp_path):
     filled(tmp_path)
     other = {**IDENTITY, "settings": {"gammas": (1, 3)}}
-    with pytest.raises(InvalidRequestError, match=r"settings was .*\[1, 2\].* is .*\[1, 3\]"):
+    with pytest.raises(InvalidRequestError, match=r"settings\.gammas was \[1, 2\] and is \[1, 3\]"):
         Journal(tmp_path, other, resume=True)
 
 
