@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slipstream.base.load_config import LoadConfig
+from slipstream.native import build_info
 from tests.support.hand_driven import TIE, assert_same
 from tests.support.hand_driven import HandDrivenEngine as Engine
 from tests.support.native import KINDS
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# As TIE, of quantized models of real depth: cold and alone, chunks of 64 instead of 512 tokens alone make 0.3.
-REAL_TIE = 0.5
+# Of quantized models of real depth. Our kernels give a row the same bits in every company; by upstream's, chunks of 64
+# instead of 512 tokens alone make 0.3.
+REAL_TIE = TIE if build_info()["kernels"] else 0.5
 SYSTEM = [30 + i * 7 % 60 for i in range(90)]
 DEV_MODELS = ("smollm2-135m", "qwen05", "gemma3-270m")
 SYSTEM_TEXT = "You answer briefly, in one sentence, and in the language of the question. " * 12
@@ -131,6 +133,25 @@ def test_more_tokens_fit_than_there_are_cells_when_they_are_shared(
     entries = dict(engine.logprobs)
     for i in range(4):
         assert_same(entries[f"r{i}"], engine.cold([*SYSTEM, 40 + i], 30))
+
+
+def test_conversations_of_the_demo_model_answer_as_alone_and_a_planted_error_is_noticed(
+    demo_model: Path,
+) -> None:
+    engine = Engine(demo_model, LoadConfig(context_length=1024, parallel=2, threads=2))
+
+    def tokenize(text: str, *, add_special: bool = False) -> list[int]:
+        return engine.runner.tokenize(text, add_special=add_special, parse_special=True)
+
+    system = tokenize(SYSTEM_TEXT[:300], add_special=True)
+    tails = [tokenize(f"\nQ: What is the capital of {name}?\nA:") for name in ("France", "Chile")]
+    check_conversations(engine, system, tails, REAL_TIE)
+    assert engine.num_copies >= 1
+    cold = engine.cold([*system, *tails[0]])
+    for wrong in (20, len(system) - 3):
+        planted = [*system[:wrong], system[wrong] + 1, *system[wrong + 1 :], *tails[0]]
+        with pytest.raises(AssertionError):
+            assert_same(engine.cold(planted), cold)
 
 
 @pytest.mark.dev_models
