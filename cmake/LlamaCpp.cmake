@@ -55,8 +55,10 @@ set_property(
 set_property(
   SOURCE ${LLAMA_DIR}/ggml/src/ggml-cpu/ops.cpp
   DIRECTORY ${LLAMA_DIR}/ggml/src
-  APPEND PROPERTY COMPILE_DEFINITIONS ggml_compute_forward_flash_attn_ext=upstream_flash_attn_ext)
-foreach(source seam qmatmul attention)
+  APPEND PROPERTY COMPILE_DEFINITIONS
+         ggml_compute_forward_flash_attn_ext=upstream_flash_attn_ext
+         ggml_compute_forward_set_rows=upstream_set_rows)
+foreach(source seam qmatmul attention cell_order)
   target_sources(ggml-cpu PRIVATE ${PROJECT_SOURCE_DIR}/csrc/kernels/${source}.cpp)
 endforeach()
 

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <numeric>
 
+#include "kernels/seam.h"
 #include "native_log.h"
 
 namespace slipstream {
@@ -177,6 +178,7 @@ void Context::free_all() noexcept {
     }
     batch_.reset();
     ctx_.reset();
+    slipstream_kernels_forget(this);
     pool_.reset();
     model_.reset();
 }
@@ -321,9 +323,14 @@ void Context::prepare(const Batch & batch, bool encode) {
     }
 }
 
-int32_t Context::process(const std::function<int32_t(llama_context *)> & compute) {
+void Context::begin_compute() {
     abort_.store(false, std::memory_order_relaxed);
     last_poll_ = std::chrono::steady_clock::now();
+    slipstream_kernels_set_owner(this);
+}
+
+int32_t Context::process(const std::function<int32_t(llama_context *)> & compute) {
+    begin_compute();
     int32_t code = -1;
     try {
         code = guarded("ComputeError", "llama.cpp failed", [&] { return compute(ctx_.get()); });

@@ -165,6 +165,7 @@ class Context {
     void free_all() noexcept;
     bool can_shift_leased() const;
     void prepare(const Batch & batch, bool encode);
+    void begin_compute();
     // Runs llama_process, or what does; its exceptions become a ComputeError. No outputs are left unless it gives 0.
     int32_t process(const std::function<int32_t(llama_context *)> & compute);
     int32_t process(enum llama_process_type type);

@@ -18,8 +18,7 @@ std::vector<int32_t> Context::greedy_loop(int32_t token, int32_t n) {
         throw Error("NoKVSlotError", format("%d more tokens do not fit the context of %u", n, n_ctx_seq_));
     }
     outputs_.clear();
-    abort_.store(false, std::memory_order_relaxed);
-    last_poll_ = std::chrono::steady_clock::now();
+    begin_compute();
     std::vector<int32_t> tokens;
     tokens.reserve(size_t(n));
     for (int32_t i = 0; i < n; i++) {

@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cell_order.h"
 #include "ggml-cpu-impl.h"
 #include "simd_float.h"
 #include "transpose.h"
@@ -88,6 +89,7 @@ struct Operation {
     int64_t n_groups, n_parts, n_items;
     int64_t n_kv_heads;
     bool windows;
+    std::shared_ptr<const CellOrder> order;
 
     Operation(ggml_tensor * tensor, int n_threads) : dst(tensor) {
         q = dst->src[0], k = dst->src[1], v = dst->src[2], mask = dst->src[3], sinks = dst->src[4];
@@ -100,6 +102,7 @@ struct Operation {
         n_kv_heads = k->ne[2];
         heads = q->ne[2] / n_kv_heads;
         windows = n_rows >= kManyRows;
+        order = CellOrder::of(k->data);
         part = std::min<int64_t>(heads, kQueries);
         rows = std::min<int64_t>(n_rows, kQueries / part);
         const int64_t planes = n_kv_heads * q->ne[3];
@@ -388,7 +391,11 @@ void attend_item(const Operation & op, Scratch & s, int64_t item) {
         const char * mask =
             op.mask == nullptr ? nullptr : at<const char>(op.mask, row, 0, plane % op.mask->ne[3]);
         const int n = static_cast<int>(std::min(op.rows, op.n_rows - row));
-        s.visible.list(mask, op.mask == nullptr ? 0 : op.mask->nb[1], n, op.n_cells, op.windows);
+        const int64_t k_plane = plane / (op.q->ne[3] / op.k->ne[3]);
+        const int64_t first_row = k_plane * static_cast<int64_t>(op.k->nb[3] / op.k->nb[1]);
+        const bool has_order = op.order != nullptr && first_row + op.n_cells <= op.order->n_rows();
+        s.visible.list(mask, op.mask == nullptr ? 0 : op.mask->nb[1], n, op.n_cells, op.windows,
+                       has_order ? op.order.get() : nullptr, first_row);
         s.listed = group;
     }
     const int64_t head = part * op.part;

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "cell_order.h"
 #include "ggml-cpu-impl.h"
 #include "ops.h"
 #include "qmatmul.h"
@@ -17,6 +18,7 @@ extern "C" {
 size_t upstream_tiled_wdata_size(int n_tasks, ggml_tensor * dst);
 bool upstream_mul_mat_tiled(const ggml_compute_params * params, ggml_tensor * dst);
 void upstream_flash_attn_ext(const ggml_compute_params * params, ggml_tensor * dst);
+void upstream_set_rows(const ggml_compute_params * params, ggml_tensor * dst);
 bool upstream_mul_mat_id_tiled(const ggml_compute_params * params, ggml_tensor * dst, int64_t cur_a,
                                int64_t cne1, const int32_t * expert_rows, char * scratch);
 }
@@ -213,8 +215,25 @@ void ggml_compute_forward_flash_attn_ext(const ggml_compute_params * params, ggm
     upstream_flash_attn_ext(&ours, dst);
 }
 
+// New keys and values go into the KV cache by this.
+void ggml_compute_forward_set_rows(const ggml_compute_params * params, ggml_tensor * dst) {
+    if (params->ith == 0 && slipstream_kernels_isa() != nullptr && dst->type == GGML_TYPE_F16 &&
+        dst->ne[2] == 1 && dst->ne[3] == 1 && dst->src[1]->type == GGML_TYPE_I64) {
+        kernels::CellOrder::note(dst);
+    }
+    upstream_set_rows(params, dst);
+}
+
 const char * slipstream_kernels_isa(void) {
     return enabled() ? kernels::instruction_set() : nullptr;
+}
+
+void slipstream_kernels_set_owner(const void * owner) {
+    kernels::CellOrder::set_owner(owner);
+}
+
+void slipstream_kernels_forget(const void * owner) {
+    kernels::CellOrder::forget(owner);
 }
 
 bool slipstream_kernels_serve(ggml_type type) {

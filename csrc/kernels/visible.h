@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cell_order.h"
 #include "simd_float.h"
 
 namespace slipstream::kernels {
@@ -28,7 +29,11 @@ struct Visible {
 
     // Row i's mask is at `mask + i * stride` bytes, n_cells f16 numbers; null: all is seen. `windows`: a row may also
     // lose the first cells of the one before and share its list, which then begins elsewhere than alone.
-    void list(const char * mask, size_t stride, int n_rows, int64_t n_cells, bool windows) {
+    // `order`: of the cells, which are its rows from `first_row` on; null: as they lie.
+    void list(const char * mask, size_t stride, int n_rows, int64_t n_cells, bool windows,
+              const CellOrder * order, int64_t first_row) {
+        order_ = order;
+        first_row_ = first_row;
         runs.clear();
         cells.clear();
         seen_.resize(static_cast<size_t>((n_cells + 63) / 64));
@@ -44,6 +49,8 @@ struct Visible {
 
   private:
     std::vector<uint64_t> seen_, before_; // a bit for each cell, of this row and the one before
+    const CellOrder * order_ = nullptr;
+    int64_t first_row_ = 0;
 
     // Notes the visible cells of a row; true if its mask has other numbers than 0 for one.
     bool look(const char * mask, int64_t n_cells) {
@@ -82,6 +89,9 @@ struct Visible {
         for (size_t word = 0; word < seen_.size(); word++) {
             each(seen_[word], word, [&](int32_t cell) { cells.push_back(cell); });
         }
+        if (order_ != nullptr) {
+            order_->arrange(cells, run.cells, first_row_);
+        }
         run.end[0] = static_cast<int32_t>(cells.size() - run.cells);
     }
 
@@ -102,8 +112,17 @@ struct Visible {
                 return false;
             }
         }
+        const size_t n_before = cells.size();
         for (size_t word = 0; word < seen_.size(); word++) {
             each(seen_[word] & ~before_[word], word, [&](int32_t cell) { cells.push_back(cell); });
+        }
+        if (order_ != nullptr && cells.size() > n_before) {
+            order_->arrange(cells, n_before, first_row_);
+            if (end > 0 &&
+                !order_->is_after(first_row_ + cells[n_before], first_row_ + cells[n_before - 1])) {
+                cells.resize(n_before);
+                return false;
+            }
         }
         run.start[run.n] = start + n_gone;
         run.end[run.n++] = static_cast<int32_t>(cells.size() - run.cells);

@@ -278,6 +278,66 @@ void check_places(std::mt19937 & random) {
           "other bits elsewhere");
 }
 
+// Writes a sequence's keys and values into given cells, one after the other, and attends with its last rows.
+std::vector<float> write_and_attend(const Input & in, const std::vector<int> & places, int n_cells) {
+    const Shape & s = in.shape;
+    const int n = static_cast<int>(places.size());
+    const std::unique_ptr<ggml_context, decltype(&ggml_free)> context{
+        ggml_init({size_t{48} << 20, nullptr, false}), ggml_free};
+    ggml_context * c = context.get();
+    ggml_tensor * index = ggml_new_tensor_1d(c, GGML_TYPE_I64, n);
+    std::copy(places.begin(), places.end(), static_cast<int64_t *>(index->data));
+    ggml_cgraph * graph = ggml_new_graph(c);
+    const auto cache = [&](const std::vector<ggml_fp16_t> & values, int size) {
+        ggml_tensor * t = ggml_new_tensor_2d(c, GGML_TYPE_F16, size * s.kv_heads, n_cells);
+        std::memset(t->data, 0, ggml_nbytes(t));
+        ggml_tensor * rows = ggml_new_tensor_2d(c, GGML_TYPE_F32, size * s.kv_heads, n);
+        ggml_fp16_to_fp32_row(values.data(), static_cast<float *>(rows->data), ggml_nelements(rows));
+        ggml_build_forward_expand(graph, ggml_set_rows(c, t, rows, index));
+        const size_t row = t->nb[1];
+        return ggml_view_4d(c, t, size, n_cells, s.kv_heads, 1, row, size * sizeof(ggml_fp16_t),
+                            row * n_cells, 0);
+    };
+    ggml_tensor * k = cache(in.k, s.key_size);
+    ggml_tensor * v = cache(in.v, s.value_size);
+    ggml_tensor * q = ggml_new_tensor_3d(c, GGML_TYPE_F32, s.key_size, s.rows, s.heads());
+    std::copy(in.q.begin(), in.q.end(), static_cast<float *>(q->data));
+    ggml_tensor * mask = ggml_new_tensor_2d(c, GGML_TYPE_F16, n_cells, s.rows);
+    ggml_fp16_t * shown = static_cast<ggml_fp16_t *>(mask->data);
+    std::fill_n(shown, ggml_nelements(mask), ggml_fp32_to_fp16(kHidden));
+    for (int row = 0; row < s.rows; row++) {
+        for (int i = 0; i <= n - s.rows + row; i++) {
+            shown[row * n_cells + places[i]] = 0;
+        }
+    }
+    ggml_tensor * out = ggml_flash_attn_ext(c, q, k, v, mask, 1.0f / std::sqrt(float(s.key_size)), 0, 0);
+    ggml_build_forward_expand(graph, out);
+    ggml_graph_compute_with_ctx(c, graph, 2);
+    slipstream_kernels_forget(nullptr); // the next graph may lie at the same addresses
+    const float * data = static_cast<const float *>(out->data);
+    return {data, data + ggml_nelements(out)};
+}
+
+// A sequence that was written into free cells here and there has the bits of one that lies in a row.
+void check_order(std::mt19937 & random) {
+    for (const int n : {5, 200, 310}) {
+        const Shape shape{64, 64, 2, 7, n, 5};
+        Input in(shape, random);
+        std::vector<int> places(900);
+        std::iota(places.begin(), places.end(), 0);
+        const std::vector<int> in_a_row(places.begin(), places.begin() + n);
+        std::shuffle(places.begin(), places.end(), random);
+        places.resize(static_cast<size_t>(n));
+        check(same(write_and_attend(in, in_a_row, n), write_and_attend(in, places, 900)), shape, 2,
+              "other bits in another order of cells");
+        std::rotate(places.begin(), places.begin() + n / 3, places.end());
+        std::sort(places.begin(), places.begin() + n / 3); // some stretches that rise
+        std::sort(places.begin() + n / 3, places.end());
+        check(same(write_and_attend(in, in_a_row, n), write_and_attend(in, places, 900)), shape, 2,
+              "other bits in stretches");
+    }
+}
+
 void check_poison(std::mt19937 & random) {
     const Shape shape{64, 64, 2, 7, 256, 6};
     Input in(shape, random);
@@ -334,6 +394,7 @@ int main(int argc, char ** argv) {
         check_shapes(random);
         check_bias(random);
         check_places(random);
+        check_order(random);
         check_poison(random);
     }
     std::printf("%ld checks, %d failures\n", n_checks, n_failures);
