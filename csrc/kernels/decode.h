@@ -14,8 +14,8 @@ struct alignas(64) Panel {
     uint8_t q[8][8][kPanelRows * 4];
     float scale[16][kPanelRows];   // by block of 32, or of 16
     float minimum[16][kPanelRows]; // as many as scales
-    // With integer scales: those of blocks as above, pairs of minima of two blocks in 16 bits, and what multiplies them.
-    int32_t factor[16][kPanelRows];
+    // With integer scales: pairs of those of two blocks as above in 16 bits, pairs of minima, and what multiplies them.
+    int32_t factors[8][kPanelRows];
     int32_t minima[4][kPanelRows];
     float d[kPanelRows], minus_d_min[kPanelRows];
 };
@@ -202,6 +202,14 @@ inline void put(int32_t * out, int half, __m256i numbers) {
     _mm256_store_si256(reinterpret_cast<__m256i *>(out + half * kHalf), numbers);
 }
 
+// The four signed bytes of each lane, two by two as 16-bit numbers.
+inline void put_pairs(__m256i bytes, int half, int32_t (*out)[kPanelRows]) {
+    const __m256i upper =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13));
+    put(out[0], half, _mm256_srai_epi16(_mm256_shuffle_epi8(bytes, upper), 8));
+    put(out[1], half, _mm256_srai_epi16(_mm256_shuffle_epi8(_mm256_srli_epi32(bytes, 16), upper), 8));
+}
+
 // Q4_K and Q5_K: 8 blocks of 32, each with a 6-bit scale and a 6-bit minimum.
 template <typename B, int n_bits>
 struct SuperBlock {
@@ -242,25 +250,10 @@ struct SuperBlock {
         const auto second = [&](__m256i nibbles, __m256i first) {
             return _mm256_or_si256(nibbles, _mm256_and_si256(_mm256_srli_epi32(first, 2), upper));
         };
-        put_bytes(_mm256_and_si256(head[1], six), half, panel.factor);
-        put_bytes(second(low_nibbles(head[3]), head[1]), half, panel.factor + 4);
+        put_pairs(_mm256_and_si256(head[1], six), half, panel.factors);
+        put_pairs(second(low_nibbles(head[3]), head[1]), half, panel.factors + 2);
         put_pairs(_mm256_and_si256(head[2], six), half, panel.minima);
         put_pairs(second(high_nibbles(head[3]), head[2]), half, panel.minima + 2);
-    }
-
-  private:
-    // The four bytes of each lane.
-    static void put_bytes(__m256i bytes, int half, int32_t (*out)[kPanelRows]) {
-        for (int i = 0; i < 4; i++) {
-            put(out[i], half, _mm256_and_si256(_mm256_srli_epi32(bytes, 8 * i), _mm256_set1_epi32(0xff)));
-        }
-    }
-    // They, two by two as 16-bit numbers.
-    static void put_pairs(__m256i bytes, int half, int32_t (*out)[kPanelRows]) {
-        const __m256i first = _mm256_broadcastsi128_si256(
-            _mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
-        put(out[0], half, _mm256_shuffle_epi8(bytes, first));
-        put(out[1], half, _mm256_shuffle_epi8(_mm256_srli_epi32(bytes, 16), first));
     }
 };
 using Q4_K = SuperBlock<block_q4_K, 4>;
@@ -295,9 +288,8 @@ struct Q6_K {
         __m256i bytes[4];
         transpose16(rows, offsetof(Block, scales), bytes);
         _mm256_store_ps(&panel.d[half * kHalf], halves(rows, offsetof(Block, d)));
-        for (int i = 0; i < 16; i++) {
-            put(panel.factor[i], half,
-                _mm256_srai_epi32(_mm256_slli_epi32(bytes[i / 4], 24 - 8 * (i % 4)), 24));
+        for (int i = 0; i < 4; i++) {
+            put_pairs(bytes[i], half, panel.factors + 2 * i);
         }
     }
 };

@@ -36,9 +36,16 @@ struct RowBytes : Rows {
     }
 };
 
-// The sum of a chunk's integers, with the scale of its activations and those of the weights.
-inline FloatVector add_chunk(IntVector sum, FloatVector d, const Activations & x, FloatVector acc) {
-    return multiply_add(multiply(to_float(sum), broadcast_f(x.d[0])), d, acc);
+// A chunk's integers times the scales of the weights: of all columns, or of columns and minima.
+inline FloatVector scaled(IntVector sum, FloatVector d) {
+    return multiply(to_float(sum), d);
+}
+inline FloatVector scaled(IntVector sum, FloatVector d, IntVector minima, FloatVector minus_d_min) {
+    return multiply_add(to_float(minima), minus_d_min, scaled(sum, d));
+}
+// Adds them, times the scale of the activations.
+inline FloatVector add_chunk(FloatVector scaled, const Activations & x, FloatVector acc) {
+    return multiply_add(scaled, broadcast_f(x.d[0]), acc);
 }
 
 inline IntVector sum_of_four(const IntVector (&v)[4]) {
@@ -189,8 +196,7 @@ struct OneRow<SuperBlock<B, n_bits>> {
             minima = dot_pairs(minima, byte_pair(scales.minimum[pair / 2], pair % 2),
                                broadcast_i(read32(x.sum32 + 2 * pair)));
         }
-        const FloatVector acc = add_chunk(sum, scales.d, x, load_f(sums));
-        store_f(sums, add_chunk(minima, scales.minus_d_min, x, acc));
+        store_f(sums, add_chunk(scaled(sum, scales.d, minima, scales.minus_d_min), x, load_f(sums)));
     }
 
   private:
@@ -251,7 +257,7 @@ struct OneRow<Q6_K> {
         IntVector tail[4]; // the last two bytes are d
         rows.transposed(sizeof(block_q6_K) - 16, tail);
         const IntVector total = add(sum_of_four(sum), shift_left(negated(sum_of_four(offset)), 5));
-        store_f(sums, add_chunk(total, low_half(shift_right(tail[3], 16)), x, load_f(sums)));
+        store_f(sums, add_chunk(scaled(total, low_half(shift_right(tail[3], 16))), x, load_f(sums)));
     }
 
   private:

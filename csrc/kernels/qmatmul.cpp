@@ -21,6 +21,10 @@ inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
 namespace {
 
 constexpr int64_t kMaxRows = 256; // activation rows whose partial sums are kept while a panel is decoded once
+// Where there are many, panels that take turns with a chunk's activations, which then come from a near cache but once,
+// and whose results for a row lie together.
+constexpr int64_t kManyRows = 64, kMaxPanels = 4;
+constexpr int64_t kPanelSums = kMaxRows * kPanelRows; // places of the sums of a panel
 
 float largest_magnitude(const float * x, int n) {
     __m256 largest = _mm256_setzero_ps();
@@ -66,6 +70,29 @@ void quantize_block(const float * x, float max, int block, Activations & out) {
 // Whether all activations of a chunk share a scale.
 bool has_integer_scales(ggml_type weights) {
     return weights == GGML_TYPE_Q4_K || weights == GGML_TYPE_Q5_K || weights == GGML_TYPE_Q6_K;
+}
+
+// Whether sums of products of all blocks of these weights fit 16 bits, for any weights: of 16 columns from -32 to 31,
+// or of 32 columns from 0 to 15 or to 31, of which the extreme is reached where all activations of one sign meet the
+// largest and the others meet none.
+bool is_narrow(ggml_type weights, const Activations & x) {
+    const __m256i zero = _mm256_setzero_si256();
+    const bool signed_weights = weights == GGML_TYPE_Q6_K;
+    const int largest_weight = signed_weights ? 32 : weights == GGML_TYPE_Q4_K ? 15 : 31;
+    __m256i largest = zero;
+    for (int b = 0; b < kChunk / 32; b++) {
+        const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x.q + 32 * b));
+        __m256i sums = _mm256_sad_epu8(signed_weights ? _mm256_abs_epi8(q) : _mm256_max_epi8(q, zero), zero);
+        sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e)); // of 16
+        if (!signed_weights) {
+            sums = _mm256_add_epi32(sums, _mm256_permute4x64_epi64(sums, 0x4e));
+            // Of the positive ones; those of the others are what is left to the sum of all.
+            sums = _mm256_max_epi32(sums, _mm256_sub_epi32(sums, _mm256_set1_epi32(x.sum32[b])));
+        }
+        largest = _mm256_max_epi32(largest, sums);
+    }
+    const __m128i m = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+    return largest_weight * _mm_cvtsi128_si32(m) <= INT16_MAX;
 }
 
 template <typename T>
@@ -134,8 +161,21 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
     }
 }
 
-// The same for a whole chunk of weights whose blocks have integer scales.
+// The sums of one block and n_rows activation rows.
 template <typename T, int n_rows>
+void block_sums(const Panel & panel, int b, const Activations * activations,
+                const int8_t * const (&q)[n_rows], IntVector (&n)[n_rows]) {
+    constexpr int n_steps = T::sub_block / 4;
+#pragma GCC unroll 8
+    for (int r = 0; r < n_rows; r++) {
+        n[r] = start<T>(T::sub_block == 16 ? activations[r].minus_sum16[b] : activations[r].minus_sum32[b]);
+    }
+    dot_steps<T::bits, n_steps>(panel.q[b * n_steps / 8][b * n_steps % 8], q, b * T::sub_block, n);
+}
+
+// The same for a whole chunk of weights whose blocks have integer scales. Sums of narrow activations fit 16 bits, so
+// that one instruction multiplies those of two blocks with their scales.
+template <typename T, int n_rows, bool is_narrow>
 void integer_tile(const Panel & panel, const Activations * activations, float * sums, Ahead & ahead) {
     const int8_t * q[n_rows];
     IntVector acc[n_rows];
@@ -144,28 +184,29 @@ void integer_tile(const Panel & panel, const Activations * activations, float * 
         acc[r] = zero_i();
         q[r] = activations[r].q;
     }
-    constexpr int n_steps = T::sub_block / 4;
-    for (int b = 0; b < kChunk / T::sub_block; b++) {
-        IntVector n[n_rows];
-        if (b % (T::sub_block == 16 ? 2 : 1) == 0) {
-            ahead.some();
+    for (int pair = 0; pair < kChunk / T::sub_block / 2; pair++) {
+        IntVector first[n_rows], second[n_rows];
+        ahead.some();
+        const IntVector factors = load_i(panel.factors[pair]);
+        block_sums<T>(panel, 2 * pair, activations, q, first);
+        if constexpr (!is_narrow) {
+            const IntVector factor = shift_right_signed(shift_left(factors, 16), 16);
+#pragma GCC unroll 8
+            for (int r = 0; r < n_rows; r++) {
+                acc[r] = add(acc[r], multiply_low(first[r], factor));
+            }
         }
+        block_sums<T>(panel, 2 * pair + 1, activations, q, second);
+        const IntVector factor = shift_right_signed(factors, 16);
 #pragma GCC unroll 8
         for (int r = 0; r < n_rows; r++) {
-            n[r] =
-                start<T>(T::sub_block == 16 ? activations[r].minus_sum16[b] : activations[r].minus_sum32[b]);
-        }
-        dot_steps<T::bits, n_steps>(panel.q[b * n_steps / 8][b * n_steps % 8], q, b * T::sub_block, n);
-        const IntVector factor = load_i(panel.factor[b]);
-#pragma GCC unroll 8
-        for (int r = 0; r < n_rows; r++) {
-            acc[r] = add(acc[r], multiply_low(n[r], factor));
+            acc[r] = is_narrow ? dot_pairs(acc[r], pairs(first[r], second[r]), factors)
+                               : add(acc[r], multiply_low(second[r], factor));
         }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < n_rows; r++) {
         float * sum = sums + r * kPanelRows;
-        FloatVector result = add_chunk(acc[r], load_f(panel.d), activations[r], load_f(sum));
         if constexpr (T::has_minimum) {
             IntVector minima = zero_i();
 #pragma GCC unroll 4
@@ -173,10 +214,22 @@ void integer_tile(const Panel & panel, const Activations * activations, float * 
                 minima = dot_pairs(minima, load_i(panel.minima[pair]),
                                    broadcast_i(read32(activations[r].sum32 + 2 * pair)));
             }
-            result = add_chunk(minima, load_f(panel.minus_d_min), activations[r], result);
+            const FloatVector value = scaled(acc[r], load_f(panel.d), minima, load_f(panel.minus_d_min));
+            store_f(sum, add_chunk(value, activations[r], load_f(sum)));
+        } else {
+            store_f(sum, add_chunk(scaled(acc[r], load_f(panel.d)), activations[r], load_f(sum)));
         }
-        store_f(sum, result);
     }
+}
+
+template <int n_rows>
+bool are_narrow(const Activations * activations) {
+    int16_t narrow = 1;
+#pragma GCC unroll 8
+    for (int r = 0; r < n_rows; r++) {
+        narrow &= activations[r].is_narrow;
+    }
+    return narrow != 0;
 }
 
 template <typename T, int n = kRowTile>
@@ -184,7 +237,11 @@ void tiles(const Panel & panel, int n_blocks, const Activations * activations, i
            Ahead & ahead) {
     for (; n_rows >= n; n_rows -= n, activations += n, sums += n * kPanelRows) {
         if constexpr (T::integer_scales) {
-            integer_tile<T, n>(panel, activations, sums, ahead);
+            if (are_narrow<n>(activations)) {
+                integer_tile<T, n, true>(panel, activations, sums, ahead);
+            } else {
+                integer_tile<T, n, false>(panel, activations, sums, ahead);
+            }
         } else {
             tile<T, n>(panel, n_blocks, activations, sums, ahead);
         }
@@ -194,9 +251,9 @@ void tiles(const Panel & panel, int n_blocks, const Activations * activations, i
     }
 }
 
-// Some blocks of 32 columns; moves on to what follows them.
+// Some blocks of 32 columns.
 template <typename T>
-void decode(Rows & rows, int n_blocks, Panel & panel, Ahead & ahead) {
+void decode(Rows rows, int n_blocks, Panel & panel, Ahead & ahead) {
     for (int b = 0; b < n_blocks; b += T::columns / 32, rows.begin += sizeof(typename T::Block)) {
         for (int half = 0; half < kPanelRows / kHalf; half++) {
             ahead.some();
@@ -209,10 +266,11 @@ int blocks_of_chunk(const Product & p, int64_t c) {
     return static_cast<int>(std::min<int64_t>(kChunk, p.n_columns - c * kChunk) / 32);
 }
 
-// What corresponds to chunk c in the panel that comes next; negative: none.
+// What corresponds to chunk c in a panel that comes next, if there is such a panel.
 Ahead part_of_panel(const Product & p, int64_t panel, int64_t c, int n_calls) {
-    const int64_t first = std::max<int64_t>(panel, 0) * kPanelRows;
-    const int64_t n_valid = panel < 0 ? 0 : std::min<int64_t>(kPanelRows, p.n_weights - first);
+    const bool exists = panel >= 0 && panel * kPanelRows < p.n_weights;
+    const int64_t first = exists ? panel * kPanelRows : 0;
+    const int64_t n_valid = exists ? std::min<int64_t>(kPanelRows, p.n_weights - first) : 0;
     const char * begin = reinterpret_cast<const char *>(p.weights + first * p.weight_stride);
     const int64_t bytes = n_valid * p.weight_stride, column = c * kChunk;
     return {begin + bytes * column / p.n_columns,
@@ -230,11 +288,13 @@ void multiply_one_row(const Product & p, RowBytes rows, int64_t next, int64_t ro
     }
 }
 
-// The sums of a panel and n_rows activation rows.
+// The sums of adjacent panels, kPanelSums apart, and n_rows activation rows. `next` is the panel to come; negative: none.
 template <typename T>
-void multiply_rows(const Product & p, Rows rows, int64_t next, int64_t first_row, int64_t n_rows,
-                   float * sums) {
-    std::fill_n(sums, n_rows * kPanelRows, 0.0f);
+void multiply_rows(const Product & p, Rows rows, int n_panels, int64_t next, int64_t first_row,
+                   int64_t n_rows, float * sums) {
+    for (int i = 0; i < n_panels; i++) {
+        std::fill_n(sums + i * kPanelSums, n_rows * kPanelRows, 0.0f);
+    }
     if constexpr (OneRow<T>::exists) {
         if (n_rows == 1) {
             multiply_one_row<T>(p, {rows}, next, first_row, sums);
@@ -246,48 +306,61 @@ void multiply_rows(const Product & p, Rows rows, int64_t next, int64_t first_row
     for (int64_t c = 0; c < n_chunk; c++) {
         const int n_blocks = blocks_of_chunk(p, c);
         const int n_decodes = (n_blocks * 32 + T::columns - 1) / T::columns * (kPanelRows / kHalf);
-        Ahead ahead = part_of_panel(p, next, c, n_decodes + n_blocks);
-        decode<T>(rows, n_blocks, panel, ahead);
-        tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows, sums, ahead);
+        for (int i = 0; i < n_panels; i++) {
+            Ahead ahead = part_of_panel(p, next < 0 ? next : next + i, c, n_decodes + n_blocks);
+            decode<T>({rows.row(i * kPanelRows), rows.stride}, n_blocks, panel, ahead);
+            tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows,
+                     sums + i * kPanelSums, ahead);
+        }
+        rows.begin += n_blocks * 32 / T::columns * sizeof(typename T::Block);
     }
 }
 
+// The results of adjacent panels. One that is not whole comes alone.
 template <typename T>
-void multiply_panel(const Product & p, int64_t panel_index, int64_t next, int64_t first_row, int64_t n_rows) {
-    alignas(64) float sums[kMaxRows * kPanelRows];
-    const int64_t first = panel_index * kPanelRows;
-    const auto write = [&](int64_t first_lane, int64_t at, int64_t n) {
+void multiply_panels(const Product & p, int64_t panel, int n_panels, int64_t next, int64_t first_row,
+                     int64_t n_rows) {
+    alignas(64) float sums[kMaxPanels * kPanelSums];
+    const int64_t first = panel * kPanelRows;
+    const auto write_part = [&](int64_t first_lane, int64_t at, int64_t n) {
         for (int64_t r = 0; r < n_rows; r++) {
-            const float * from = sums + r * kPanelRows + first_lane;
-            float * to = p.out_row(first_row + r) + at;
-            if (n == kPanelRows) { // a call for 64 bytes would take as long as a product
-                store_f(to, load_f(from));
-            } else {
-                std::copy_n(from, n, to);
-            }
+            std::copy_n(sums + r * kPanelRows + first_lane, n, p.out_row(first_row + r) + at);
         }
     };
     if (p.n_weights < kPanelRows) { // one by one, in every lane
         for (int64_t i = 0; i < p.n_weights; i++) {
-            multiply_rows<T>(p, {p.weights + i * p.weight_stride, 0}, next, first_row, n_rows, sums);
-            write(0, i, 1);
+            multiply_rows<T>(p, {p.weights + i * p.weight_stride, 0}, 1, next, first_row, n_rows, sums);
+            write_part(0, i, 1);
         }
         return;
     }
     // The last panel begins where it is whole.
     const int64_t begin = std::min(first, p.n_weights - kPanelRows);
-    multiply_rows<T>(p, {p.weights + begin * p.weight_stride, p.weight_stride}, next, first_row, n_rows,
-                     sums);
-    write(first - begin, first, kPanelRows - (first - begin));
+    multiply_rows<T>(p, {p.weights + begin * p.weight_stride, p.weight_stride}, n_panels, next, first_row,
+                     n_rows, sums);
+    if (begin < first) {
+        write_part(first - begin, first, p.n_weights - first);
+        return;
+    }
+    for (int64_t r = 0; r < n_rows; r++) {
+        float * to = p.out_row(first_row + r) + first;
+        for (int i = 0; i < n_panels; i++) { // a call for 64 bytes would take as long as a product
+            store_f(to + i * kPanelRows, load_f(sums + i * kPanelSums + r * kPanelRows));
+        }
+    }
 }
 
 template <typename T>
 void multiply_as(const Product & p, int64_t first_panel, int64_t last_panel, int64_t upcoming) {
+    const int64_t last_whole = std::min(last_panel, p.n_weights / kPanelRows);
     for (int64_t row = 0; row < p.n_rows; row += kMaxRows) {
+        const int64_t n_rows = std::min(kMaxRows, p.n_rows - row);
         const int64_t after = row + kMaxRows < p.n_rows ? first_panel : upcoming;
-        for (int64_t panel = first_panel; panel < last_panel; panel++) {
-            multiply_panel<T>(p, panel, panel + 1 < last_panel ? panel + 1 : after, row,
-                              std::min(kMaxRows, p.n_rows - row));
+        for (int64_t panel = first_panel, next; panel < last_panel; panel = next) {
+            const int64_t n =
+                n_rows < kManyRows || panel >= last_whole ? 1 : std::min(kMaxPanels, last_whole - panel);
+            next = panel + n;
+            multiply_panels<T>(p, panel, static_cast<int>(n), next < last_panel ? next : after, row, n_rows);
         }
     }
 }
@@ -345,6 +418,7 @@ void quantize(ggml_type weights, const float * row, int64_t n_columns, int64_t c
         quantize_block(x + 32 * b, has_integer_scales(weights) ? max : largest_magnitude(x + 32 * b, 32), b,
                        out);
     }
+    out.is_narrow = has_integer_scales(weights) && is_narrow(weights, out);
 }
 
 void multiply(const Product & product, int64_t first_panel, int64_t last_panel, int64_t upcoming) {

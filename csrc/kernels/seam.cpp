@@ -61,17 +61,18 @@ kernels::Activations * aligned(void * p) {
     return reinterpret_cast<kernels::Activations *>((reinterpret_cast<uintptr_t>(p) + 63) & ~uintptr_t{63});
 }
 
-// The threads share the (row, chunk) pairs; layout: rows of one chunk lie together.
+// The threads share the (row, chunk) pairs, in the order in which activations are read: a chunk is too short for hardware
+// prefetchers to find out about it. Layout: rows of one chunk lie together.
 void quantize_share(const ggml_compute_params * params, const ggml_tensor * dst, kernels::Activations * out) {
     const ggml_tensor * x = dst->src[1];
-    const int64_t rows = n_rows(x), n = rows * kernels::n_chunks(x->ne[0]);
+    const int64_t rows = n_rows(x), chunks = kernels::n_chunks(x->ne[0]), n = rows * chunks;
     for (int64_t i = n * params->ith / params->nth; i < n * (params->ith + 1) / params->nth; i++) {
-        const int64_t row = i % rows;
+        const int64_t row = i / chunks, chunk = i % chunks;
         const int64_t i1 = row % x->ne[1], i2 = row / x->ne[1] % x->ne[2], i3 = row / (x->ne[1] * x->ne[2]);
         const char * data =
             static_cast<const char *>(x->data) + i1 * x->nb[1] + i2 * x->nb[2] + i3 * x->nb[3];
-        kernels::quantize(dst->src[0]->type, reinterpret_cast<const float *>(data), x->ne[0], i / rows,
-                          out[i]);
+        kernels::quantize(dst->src[0]->type, reinterpret_cast<const float *>(data), x->ne[0], chunk,
+                          out[chunk * rows + row]);
     }
 }
 

@@ -131,6 +131,10 @@ inline IntVector dot_pairs(IntVector sum, IntVector a, IntVector b) {
 inline IntVector pack16(IntVector a, IntVector b) {
     return _mm512_packs_epi32(a, b);
 }
+// In every lane: the numbers of both, in 16 bits.
+inline IntVector pairs(IntVector first, IntVector second) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, first, _mm512_slli_epi32(second, 16));
+}
 // The first or last eight signed bytes of every 128-bit lane, in 16 bits.
 inline IntVector signed_low_bytes(IntVector v) {
     return _mm512_srai_epi16(_mm512_unpacklo_epi8(v, v), 8);
@@ -267,6 +271,9 @@ inline IntVector dot_pairs(IntVector sum, IntVector a, IntVector b) {
 }
 inline IntVector pack16(IntVector a, IntVector b) {
     return _mm256_packs_epi32(a, b);
+}
+inline IntVector pairs(IntVector first, IntVector second) {
+    return _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xaa);
 }
 inline IntVector signed_low_bytes(IntVector v) {
     return _mm256_srai_epi16(_mm256_unpacklo_epi8(v, v), 8);

@@ -230,12 +230,26 @@ void check_extremes(ggml_type type, std::mt19937 & random) {
     for (int64_t i = 0; i < columns; i++) {
         x[2 * columns + i] = i % 2 ? 127.0f : -127.0f;
     }
-    const std::vector<float> out = c.multiply(x.data(), 5);
-    const std::vector<double> want = c.reference(x.data(), 5);
-    for (size_t i = 0; i < out.size(); i++) {
-        // All values are exact in 8 bits; only the float sums round.
-        check(std::fabs(out[i] - want[i]) <= 1e-5 * std::max(1e5, std::fabs(want[i])), type, columns, weights,
-              5, "extremes");
+    const auto check_exact = [&](const std::vector<float> & rows) {
+        const int64_t n = static_cast<int64_t>(rows.size()) / columns;
+        const std::vector<float> out = c.multiply(rows.data(), n);
+        const std::vector<double> want = c.reference(rows.data(), n);
+        for (size_t i = 0; i < out.size(); i++) {
+            // All values are exact in 8 bits; only the float sums round.
+            check(std::fabs(out[i] - want[i]) <= 1e-5 * std::max(1e5, std::fabs(want[i])), type, columns,
+                  weights, n, "extremes");
+        }
+    };
+    check_exact(x);
+    // So many of the largest in each half of a block that the sums of 32 weights of 4 or 5 bits, or of 16 of 6 bits,
+    // just fit 16 bits; then one more.
+    for (int n_large : {4, 5, 8, 9}) {
+        std::vector<float> rows(2 * columns);
+        for (int64_t i = 0; i < columns; i++) {
+            rows[i] = i % 16 < n_large ? 127.0f : 0.0f;
+            rows[columns + i] = -rows[i];
+        }
+        check_exact(rows);
     }
 }
 
