@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include "activations.h"
 #include "ahead.h"
 #include "decode.h"
 #include "one_row.h"
@@ -25,75 +26,6 @@ constexpr int64_t kMaxRows = 256; // activation rows whose partial sums are kept
 // and whose results for a row lie together.
 constexpr int64_t kManyRows = 64, kMaxPanels = 4;
 constexpr int64_t kPanelSums = kMaxRows * kPanelRows; // places of the sums of a panel
-
-float largest_magnitude(const float * x, int n) {
-    __m256 largest = _mm256_setzero_ps();
-    for (int i = 0; i < n; i += 8) {
-        largest = _mm256_max_ps(largest, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x + i)));
-    }
-    __m128 m = _mm_max_ps(_mm256_castps256_ps128(largest), _mm256_extractf128_ps(largest, 1));
-    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
-    m = _mm_max_ss(m, _mm_movehdup_ps(m));
-    return _mm_cvtss_f32(m);
-}
-
-// 32 numbers of at most this magnitude.
-void quantize_block(const float * x, float max, int block, Activations & out) {
-    // Below this the reciprocal would overflow; as a product with any weight it is nothing.
-    const bool zero = max < 1e-35f;
-    const float d = zero ? 0.0f : max / 127.0f;
-    const __m256 inverse = _mm256_set1_ps(zero ? 0.0f : 127.0f / max);
-    __m256i n[4];
-    for (int i = 0; i < 4; i++) {
-        n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
-    }
-    const __m256i bytes = _mm256_permutevar8x32_epi32(
-        _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3])),
-        _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(out.q + 32 * block), bytes);
-    // Their sums, of each half.
-    __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
-    sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e));
-    sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0xb1));
-    const int32_t first = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums));
-    const int32_t second = _mm_cvtsi128_si32(_mm256_extracti128_si256(sums, 1));
-    out.d[block] = d;
-    out.d_sum[block] = d * static_cast<float>(first + second);
-    out.sum32[block] = static_cast<int16_t>(first + second);
-    out.sum16[2 * block] = static_cast<int16_t>(first);
-    out.sum16[2 * block + 1] = static_cast<int16_t>(second);
-    out.minus_sum32[block] = -(first + second);
-    out.minus_sum16[2 * block] = -first;
-    out.minus_sum16[2 * block + 1] = -second;
-}
-
-// Whether all activations of a chunk share a scale.
-bool has_integer_scales(ggml_type weights) {
-    return weights == GGML_TYPE_Q4_K || weights == GGML_TYPE_Q5_K || weights == GGML_TYPE_Q6_K;
-}
-
-// Whether sums of products of all blocks of these weights fit 16 bits, for any weights: of 16 columns from -32 to 31,
-// or of 32 columns from 0 to 15 or to 31, of which the extreme is reached where all activations of one sign meet the
-// largest and the others meet none.
-bool is_narrow(ggml_type weights, const Activations & x) {
-    const __m256i zero = _mm256_setzero_si256();
-    const bool signed_weights = weights == GGML_TYPE_Q6_K;
-    const int largest_weight = signed_weights ? 32 : weights == GGML_TYPE_Q4_K ? 15 : 31;
-    __m256i largest = zero;
-    for (int b = 0; b < kChunk / 32; b++) {
-        const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x.q + 32 * b));
-        __m256i sums = _mm256_sad_epu8(signed_weights ? _mm256_abs_epi8(q) : _mm256_max_epi8(q, zero), zero);
-        sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e)); // of 16
-        if (!signed_weights) {
-            sums = _mm256_add_epi32(sums, _mm256_permute4x64_epi64(sums, 0x4e));
-            // Of the positive ones; those of the others are what is left to the sum of all.
-            sums = _mm256_max_epi32(sums, _mm256_sub_epi32(sums, _mm256_set1_epi32(x.sum32[b])));
-        }
-        largest = _mm256_max_epi32(largest, sums);
-    }
-    const __m128i m = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
-    return largest_weight * _mm_cvtsi128_si32(m) <= INT16_MAX;
-}
 
 template <typename T>
 IntVector start(const int32_t & minus_sum) {
@@ -411,14 +343,14 @@ int panel_rows() {
 }
 
 void quantize(ggml_type weights, const float * row, int64_t n_columns, int64_t chunk, Activations & out) {
-    const int n_blocks = static_cast<int>(std::min<int64_t>(kChunk, n_columns - chunk * kChunk) / 32);
     const float * x = row + chunk * kChunk;
-    const float max = has_integer_scales(weights) ? largest_magnitude(x, 32 * n_blocks) : 0.0f;
-    for (int b = 0; b < n_blocks; b++) {
-        quantize_block(x + 32 * b, has_integer_scales(weights) ? max : largest_magnitude(x + 32 * b, 32), b,
-                       out);
+    const int64_t n = n_columns - chunk * kChunk;
+    float whole[kChunk];
+    if (n < kChunk) {
+        std::fill(std::copy_n(x, n, whole), whole + kChunk, 0.0f);
+        x = whole;
     }
-    out.is_narrow = has_integer_scales(weights) && is_narrow(weights, out);
+    quantize_chunk(weights, x, out);
 }
 
 void multiply(const Product & product, int64_t first_panel, int64_t last_panel, int64_t upcoming) {

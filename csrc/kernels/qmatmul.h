@@ -41,7 +41,7 @@ constexpr int64_t n_chunks(int64_t n_columns) {
     return (n_columns + kChunk - 1) / kChunk;
 }
 
-// Quantizes columns [256 chunk, …) of one row for weights of a type; of a short last chunk only the blocks there are.
+// Quantizes columns [256 chunk, …) of one row for weights of a type; a short last chunk is filled up with zeros.
 void quantize(ggml_type weights, const float * row, int64_t n_columns, int64_t chunk, Activations & out);
 
 struct Product {
