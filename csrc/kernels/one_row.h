@@ -15,16 +15,22 @@
 #include "decode.h"
 #include "qmatmul.h"
 
+// What works on one row for a whole chunk must become one function: calls, and prefetching whose state then lies in
+// memory, would cost half as much again. GCC makes them where the file has grown.
+#define SLIPSTREAM_INLINE [[gnu::always_inline]] inline
+
 namespace slipstream::kernels {
 inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
 
 // The weight rows of a whole panel.
 struct RowBytes : Rows {
     // 16 bytes at one offset of the rows j, j + 4, ….
-    IntVector load(int j, size_t offset) const { return load_lanes(begin + j * stride + offset, 4 * stride); }
+    SLIPSTREAM_INLINE IntVector load(int j, size_t offset) const {
+        return load_lanes(begin + j * stride + offset, 4 * stride);
+    }
 
     // Those of all rows: lane i of out[k] holds bytes 4 k … 4 k + 3 of row i.
-    void transposed(size_t offset, IntVector (&out)[4]) const {
+    SLIPSTREAM_INLINE void transposed(size_t offset, IntVector (&out)[4]) const {
         const IntVector v0 = load(0, offset), v1 = load(1, offset), v2 = load(2, offset),
                         v3 = load(3, offset);
         const IntVector low01 = interleave_low32(v0, v1), high01 = interleave_high32(v0, v1);
@@ -163,7 +169,8 @@ struct OneRow<SuperBlock<B, n_bits>> {
     static constexpr int n_calls(int) { return 16; } // of Ahead::some
 
     // Adds 256 columns to the sums.
-    static void dot(const RowBytes & rows, int, const Activations & x, float * sums, Ahead & ahead) {
+    SLIPSTREAM_INLINE static void dot(const RowBytes & rows, int, const Activations & x, float * sums,
+                                      Ahead & ahead) {
         const Scales scales(rows);
         IntVector sum = zero_i(), minima = zero_i();
 #pragma GCC unroll 4
@@ -231,7 +238,8 @@ struct OneRow<Q6_K> {
     static constexpr bool exists = true;
     static constexpr int n_calls(int) { return 16; }
 
-    static void dot(const RowBytes & rows, int, const Activations & x, float * sums, Ahead & ahead) {
+    SLIPSTREAM_INLINE static void dot(const RowBytes & rows, int, const Activations & x, float * sums,
+                                      Ahead & ahead) {
         IntVector scales[4][2]; // of 8 sub-blocks each
         IntVector sum[4], offset[4];
 #pragma GCC unroll 4
@@ -262,8 +270,8 @@ struct OneRow<Q6_K> {
 
   private:
     // One half of each of the four blocks of a part.
-    static void add_half(const RowBytes & rows, const Activations & x, int part, int half, int j,
-                         IntVector scales, IntVector & sum) {
+    SLIPSTREAM_INLINE static void add_half(const RowBytes & rows, const Activations & x, int part, int half,
+                                           int j, IntVector scales, IntVector & sum) {
         const IntVector first = rows.load(j, offsetof(block_q6_K, ql) + 64 * part + 16 * half);
         const IntVector second = rows.load(j, offsetof(block_q6_K, ql) + 64 * part + 32 + 16 * half);
         const IntVector high = rows.load(j, offsetof(block_q6_K, qh) + 32 * part + 16 * half);
