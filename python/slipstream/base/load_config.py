@@ -17,6 +17,7 @@ from slipstream.base.limits import (
 from slipstream.base.ranges import check_ranges
 
 DEFAULT_CONTEXT_LENGTH = 8192
+_CACHED_SEQS, _MAX_SHARED_SEQS = 16, 64
 _RANGES = {
     "context_length": (0, MAX_CONTEXT_LENGTH),
     "parallel": (1, MAX_PARALLEL),
@@ -134,7 +135,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         They are no errors: each may be meant for another model, or be overruled for this one by `speculation`.
         """
         reasons = []
-        has_drafts = self.draft_model is not None and self.speculation in ("auto", "draft")
+        has_drafts = self.has_draft_model
         if self.draft_model is not None and not has_drafts:
             reasons.append(f"draft_model is not loaded: speculation is {self.speculation!r}")
         if self.verify == "distribution" and not has_drafts:
@@ -142,6 +143,16 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.share_ngrams and self.speculation not in ("auto", "ngram"):
             reasons.append(f"share_ngrams does nothing: speculation is {self.speculation!r}")
         return reasons
+
+    @property
+    def has_draft_model(self) -> bool:
+        """Whether `draft_model` is loaded."""
+        return self.draft_model is not None and self.speculation in ("auto", "draft")
+
+    @property
+    def num_seqs(self) -> int:
+        """Sequences of a KV cache that can share cells; those beyond `parallel` are for cached prefixes."""
+        return max(self.parallel, min(self.parallel + _CACHED_SEQS, _MAX_SHARED_SEQS))
 
     @property
     def is_repacked(self) -> bool:

@@ -37,7 +37,6 @@ _llama_log = logging.getLogger("slipstream.llama")
 # ggml's levels are info 2, warning 3, error 4. Its info is chatter about tensors and buffers.
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
-CACHED_SEQS = 16
 MAX_DRAFTS = 32  # of all sequences in one step; each needs a row of logits
 
 
@@ -79,17 +78,15 @@ class LlamaRunner(LlamaText):
             _log.warning("%s", reason)
         num_ctx = config.context_length or min(model.n_ctx_train, DEFAULT_CONTEXT_LENGTH)
         can_trim = not (model.is_recurrent or model.is_hybrid)
-        # Ids beyond `parallel` are for cached prefixes; recurrent states would cost memory for each.
-        num_seqs = max(config.parallel, min(config.parallel + CACHED_SEQS, 64))
         has_ngrams = can_trim and config.speculation in ("auto", "ngram")
-        has_draft_model = config.draft_model is not None and config.speculation in ("auto", "draft")
-        max_drafts = MAX_DRAFTS if has_ngrams or has_draft_model else 0
+        max_drafts = MAX_DRAFTS if has_ngrams or config.has_draft_model else 0
         try:
             self._context = _core.Context(
                 model,
                 n_ctx=num_ctx,
                 n_batch=min(config.batch_size, max(num_ctx, 1)),
-                n_seq_max=num_seqs if can_trim else config.parallel,
+                # Recurrent states would cost memory for each sequence that only caches a prefix.
+                n_seq_max=config.num_seqs if can_trim else config.parallel,
                 n_outputs_max=config.parallel + max_drafts,
                 n_threads=config.threads,
                 flash_attention=config.flash_attention,
@@ -112,7 +109,7 @@ class LlamaRunner(LlamaText):
         self._draft_model: _core.Model | None = None
         self._draft_context: _core.Context | None = None
         self._drafter: _core.Drafter | None = None
-        if has_draft_model:
+        if config.has_draft_model:
             self._load_draft_model()
         self._runner = _core.Runner(self._context, has_ngrams, config.share_ngrams, self._drafter)
         self.info = RunnerInfo(
@@ -125,8 +122,8 @@ class LlamaRunner(LlamaText):
             can_share=can_trim,
             max_drafts=max_drafts,
             has_ngrams=has_ngrams,
-            has_draft_model=has_draft_model,
-            is_draft_sampled=has_draft_model and config.verify == "distribution",
+            has_draft_model=config.has_draft_model,
+            is_draft_sampled=config.has_draft_model and config.verify == "distribution",
             draft_cost_ratio=(
                 self._draft_model.size_bytes / max(1, model.size_bytes)
                 if self._draft_model

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _PROCESS_BYTES = 52 << 20
 _TOKEN_BYTES = 130
 _F32 = 4
-_CACHED_SEQS = 16  # sequences of the prefix cache beside those that run, see LlamaRunner
-_MAX_SEQS = 64
 _CELLS_PADDING = 256
 # ggml_repack_get_optimal_repack_type of ggml-cpu/repack.cpp, with AVX2 (and AVX-512 for q2_K) or i8mm
 _REPACKED = {
@@ -123,7 +121,7 @@ def estimate_load(
     projector = find_projector(str(path)) if config.projector is None else config.projector
     if projector:
         main = _with_projector(main, projector, required=config.projector is not None)
-    if config.draft_model is None:
+    if config.draft_model is None or not config.has_draft_model:
         return main
     draft = _estimate(read_gguf(config.draft_model), config, main.context_length, backend)
     return msgspec.structs.replace(
@@ -143,13 +141,12 @@ def _estimate(
     num_tokens = context_length or min(trained, DEFAULT_CONTEXT_LENGTH)
     num_cells = -(-num_tokens // _CELLS_PADDING) * _CELLS_PADDING
     num_rows = min(config.batch_size, num_tokens)
-    num_seqs = max(config.parallel, min(config.parallel + _CACHED_SEQS, _MAX_SEQS))
     num_vocab = header.num_tokens
     widest = 2 * max(_numbers(header, "feed_forward_length") or [0]) + 2 * header.embedding_length
     logits = (config.parallel + 32) * num_vocab
     mask = num_cells * num_rows
     scores = mask * max(_numbers(header, "attention.head_count") or [0])
-    compute = mask + max(logits, num_rows * widest) + num_seqs * num_vocab
+    compute = mask + max(logits, num_rows * widest) + config.num_seqs * num_vocab
     if config.flash_attention is False:
         compute += scores
     kv_bytes = _kv_bytes(header, config.kv_type, num_cells)
