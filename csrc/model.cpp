@@ -136,10 +136,31 @@ Model::Model(const std::string & path, const ModelOptions & options,
     fingerprint_ = fingerprint_model(path, std::atoi(metadata_text(model_.get(), "split.count").c_str()));
 }
 
+size_t Model::use_huge_pages(bool wait) {
+    const std::shared_ptr<llama_model> held = handle();
+    std::shared_ptr<HugePages> pages;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!huge_pages_) {
+            huge_pages_ = std::make_shared<HugePages>(held);
+        }
+        pages = huge_pages_;
+    }
+    if (wait) {
+        pages->wait();
+    }
+    return pages->n_bytes();
+}
+
 void Model::close() {
-    std::shared_ptr<llama_model> last; // freed after the lock
+    std::shared_ptr<llama_model> last; // freed after the lock, as are the pages
+    std::shared_ptr<HugePages> pages;
     std::lock_guard<std::mutex> lock(mutex_);
     last.swap(model_);
+    pages.swap(huge_pages_);
+    if (pid_ != getpid()) {
+        (void)new std::shared_ptr<HugePages>(std::move(pages)); // its thread did not survive the fork
+    }
 }
 
 bool Model::is_closed() const {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "errors.h"
+#include "huge_pages.h"
 #include "llama.h"
 
 namespace slipstream {
@@ -33,6 +34,12 @@ class Model {
     // Throws ModelLoadError with the loader's last log lines, path as detail.
     Model(const std::string & path, const ModelOptions & options,
           const std::function<bool(float)> & progress);
+
+    ~Model() { close(); }
+
+    // Moves what is mapped from the file into huge pages, in the background or, with `wait`, now; see HugePages.
+    // Returns the bytes moved so far. Throws ClosedError.
+    size_t use_huge_pages(bool wait);
 
     // Drops this object's hold; contexts made from the model keep it alive. Idempotent.
     void close();
@@ -73,6 +80,7 @@ class Model {
     pid_t pid_;
     mutable std::mutex mutex_; // over model_
     std::shared_ptr<llama_model> model_;
+    std::shared_ptr<HugePages> huge_pages_; // over mutex_, too
 };
 
 // A short metadata value, "" if it is missing.

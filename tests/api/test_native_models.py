@@ -137,8 +137,8 @@ def test_a_load_is_told_and_listed(client: TestClient) -> None:
 def test_every_setting_of_a_load_reaches_the_engine(client: TestClient) -> None:
     asked = {
         "flash_attention": True, "num_experts": 3, "offload_kv_cache_to_gpu": False, "gpu_ratio": 0.5,
-        "kv_type": "q8_0", "threads": 2, "adapt_threads": False, "mmap": False, "keep_in_memory": True,
-        "rope_freq_base": 1e4, "rope_freq_scale": 0.5, "seed": 7,
+        "kv_type": "q8_0", "threads": 2, "adapt_threads": False, "mmap": False, "huge_pages": False,
+        "keep_in_memory": True, "rope_freq_base": 1e4, "rope_freq_scale": 0.5, "seed": 7,
     }  # fmt: skip
     config = load(client, **asked, echo_load_config=True)["load_config"]
     assert (config["flash_attention"], config["num_experts"]) == (True, 3)

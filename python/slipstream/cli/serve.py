@@ -65,6 +65,12 @@ def serve(
             help="Fewer threads while other programs take the cores and fewer are quicker."
         ),
     ] = True,
+    huge_pages: Annotated[
+        bool,
+        typer.Option(
+            help="Copy mapped weights into huge pages in the background, if memory is ample."
+        ),
+    ] = True,
     step_target_ms: Annotated[
         int,
         typer.Option(
@@ -193,6 +199,7 @@ def serve(
         "parallel": parallel,
         "threads": threads,
         "adapt_threads": adapt_threads,
+        "huge_pages": huge_pages,
         "step_target_ms": step_target_ms,
         "speculation": speculation,
         "draft_model": str(resolve_model(draft_model)) if draft_model else None,

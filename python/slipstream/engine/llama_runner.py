@@ -203,7 +203,10 @@ class LlamaRunner(LlamaText):
         finally:
             forward_native_log(is_loading=True)
         try:
-            return cls(model, config)
+            runner = cls(model, config)
+            if config.huge_pages and config.mmap and not config.keep_in_memory:
+                runner.use_huge_pages()
+            return runner
         except BaseException:
             model.close()
             raise
@@ -226,6 +229,12 @@ class LlamaRunner(LlamaText):
         finally:
             forward_native_log(is_loading=True)
         self.pictures = PictureReader(projector, marker)
+
+    def use_huge_pages(self) -> None:
+        """Move the weights into huge pages, in the background; a locked copy would be locked no more."""
+        for model in (self._model, self._draft_model):
+            if model is not None:
+                model.use_huge_pages()
 
     def step_costs(self) -> list[tuple[int, float]]:
         """Return (rows, seconds) of steps, measured now or known from earlier loads. Before the first request only."""

@@ -35,6 +35,7 @@ class LoadSettings(StrictSchema):
         threads: CPU threads, 0 for the physical cores.
         adapt_threads: Fewer while other programs take the cores away and fewer are quicker.
         mmap: Map the file rather than read it.
+        huge_pages: Copy the mapped weights into huge pages in the background.
         keep_in_memory: Lock the weights in memory.
         rope_freq_base: Base of the rotary positions, 0 for the model's.
         rope_freq_scale: Their scale, 0 for the model's.
@@ -55,6 +56,7 @@ class LoadSettings(StrictSchema):
     threads: int | None = None
     adapt_threads: bool | None = None
     mmap: bool | None = None
+    huge_pages: bool | None = None
     keep_in_memory: bool | None = None
     rope_freq_base: float | None = None
     rope_freq_scale: float | None = None

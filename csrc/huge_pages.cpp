@@ -1,0 +1,178 @@
+#include "huge_pages.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include "ggml-backend.h"
+
+// llama.cpp's own list of a model's tensors, which its public header does not declare.
+const std::vector<std::pair<std::string, ggml_tensor *>> &
+llama_internal_get_tensor_map(const llama_model * model);
+
+namespace slipstream {
+
+HugePages::HugePages(std::shared_ptr<llama_model> model)
+    : model_(std::move(model)), done_(promise_.get_future()), thread_([this] {
+          run();
+          model_.reset();
+          promise_.set_value();
+      }) {}
+
+HugePages::~HugePages() {
+    stop_.store(true);
+    thread_.join();
+}
+
+#ifdef __linux__
+
+namespace {
+
+constexpr size_t kPage = size_t{2} << 20;
+constexpr size_t kPiece =
+    size_t{64} << 20; // replaced at once: few enough that a kernel's limit of mappings is far
+
+struct Range {
+    uintptr_t begin, end;
+};
+
+// The whole huge pages of what is mapped from the file.
+std::vector<Range> mapped_ranges(const llama_model * model) {
+    std::set<ggml_backend_buffer_t> buffers;
+    for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
+        ggml_backend_buffer_t buffer = tensor->buffer;
+        if (buffer != nullptr && std::strcmp(ggml_backend_buffer_name(buffer), "CPU_Mapped") == 0) {
+            buffers.insert(buffer);
+        }
+    }
+    std::vector<Range> ranges;
+    for (ggml_backend_buffer_t buffer : buffers) {
+        const uintptr_t base = reinterpret_cast<uintptr_t>(ggml_backend_buffer_get_base(buffer));
+        const Range range{(base + kPage - 1) / kPage * kPage,
+                          (base + ggml_backend_buffer_get_size(buffer)) / kPage * kPage};
+        if (range.begin < range.end) {
+            ranges.push_back(range);
+        }
+    }
+    return ranges;
+}
+
+// A number of a file of lines "NAME NUMBER", times `unit`; `missing` if there is none.
+uint64_t number_in(const std::string & path, const std::string & wanted, uint64_t unit, uint64_t missing) {
+    std::ifstream file(path);
+    std::string name;
+    for (uint64_t number; file >> name;) {
+        if (name == wanted && file >> number) {
+            return number * unit;
+        }
+        file.clear();
+        file.ignore(1 << 12, '\n');
+    }
+    return missing;
+}
+
+uint64_t number_of(const std::string & path, uint64_t missing) {
+    std::ifstream file(path);
+    uint64_t number;
+    return file >> number ? number : missing;
+}
+
+// What may be allocated without others having to give something up; the limit of a container counts, too.
+uint64_t free_bytes() {
+    uint64_t found = number_in("/proc/meminfo", "MemAvailable:", 1024, 0);
+    std::ifstream groups("/proc/self/cgroup");
+    for (std::string line; std::getline(groups, line);) {
+        if (line.rfind("0::", 0) == 0) {
+            for (const std::string & folder :
+                 {"/sys/fs/cgroup" + line.substr(3), std::string("/sys/fs/cgroup")}) {
+                const uint64_t most = number_of(folder + "/memory.max", UINT64_MAX);
+                if (most != UINT64_MAX) {
+                    const uint64_t used = number_of(folder + "/memory.current", 0) -
+                                          number_in(folder + "/memory.stat", "inactive_file", 1, 0);
+                    found = std::min(found, most > used ? most - used : 0);
+                }
+            }
+        }
+    }
+    return found;
+}
+
+bool are_available() {
+    std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+    std::string modes;
+    return std::getline(file, modes) && modes.find("[never]") == std::string::npos;
+}
+
+// Whether `bytes` at an address are now a copy in huge pages. Readers see the one or the other: the kernel replaces a
+// mapping under a lock that page faults wait for.
+bool replace(uintptr_t address, size_t bytes) {
+    void * reserved =
+        mmap(nullptr, bytes + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (reserved == MAP_FAILED) {
+        return false;
+    }
+    const uintptr_t start = reinterpret_cast<uintptr_t>(reserved), end = start + bytes + kPage;
+    const uintptr_t aligned = (start + kPage - 1) / kPage * kPage;
+    void * copy = reinterpret_cast<void *>(aligned);
+    bool ok = madvise(copy, bytes, MADV_HUGEPAGE) == 0;
+    if (ok) {
+        std::memcpy(copy, reinterpret_cast<const void *>(address), bytes);
+        ok = mprotect(copy, bytes, PROT_READ) == 0 &&
+             mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void *>(address)) !=
+                 MAP_FAILED;
+    }
+    if (!ok) {
+        munmap(reserved, end - start);
+        return false;
+    }
+    if (aligned > start) {
+        munmap(reserved, aligned - start);
+    }
+    if (end > aligned + bytes) {
+        munmap(reinterpret_cast<void *>(aligned + bytes), end - aligned - bytes);
+    }
+    return true;
+}
+
+} // namespace
+
+void HugePages::run() {
+    if (!are_available()) {
+        return;
+    }
+    const std::vector<Range> ranges = mapped_ranges(model_.get());
+    uint64_t needed = 0;
+    for (const Range & range : ranges) {
+        needed += range.end - range.begin;
+    }
+    // Half of what is free is left to others.
+    if (2 * needed > free_bytes()) {
+        return;
+    }
+    for (const Range & range : ranges) {
+        for (uintptr_t at = range.begin; at < range.end; at += kPiece) {
+            const size_t bytes = std::min<size_t>(kPiece, range.end - at);
+            if (stop_.load() || !replace(at, bytes)) {
+                return;
+            }
+            n_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+        }
+    }
+}
+
+#else
+
+void HugePages::run() {}
+
+#endif
+
+} // namespace slipstream
