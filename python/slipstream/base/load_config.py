@@ -52,8 +52,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         flash_attention: None lets llama.cpp decide.
         kv_type: Element type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
         mmap: Map the file into memory rather than read it.
-        huge_pages: Copy the mapped weights into huge pages in the background, where twice their size is free: quicker to
-            read for every token. Linux only.
+        huge_pages: Copy the mapped weights into huge pages in the background, where twice their size is free: they are
+            read more quickly. Linux only.
         keep_in_memory: Lock the weights in memory, so that their pages are not dropped (`ulimit -l` must allow it).
         rope_freq_base: Base of the rotary positions; 0 takes the model's.
         rope_freq_scale: Their scale, 1/n for a context n times as long as trained; 0 takes the model's.
