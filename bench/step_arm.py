@@ -10,6 +10,7 @@ usage: python bench/step_arm.py MODEL THREADS repack|plain      (SLIPSTREAM_KERN
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from random import Random
@@ -26,6 +27,8 @@ def slipstream_step(path, threads, repack):
     from slipstream.native import Context, Model
 
     model = Model(path, repack=repack)
+    if os.environ.get("SLIPSTREAM_KERNELS") != "off":
+        model.use_huge_pages(wait=True)  # as our engine does
     context = Context(
         model,
         n_ctx=DEPTH + MAX_ROWS,

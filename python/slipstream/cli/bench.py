@@ -78,6 +78,7 @@ def decode(
     from slipstream.native import Model
 
     loaded = Model(path, repack=repack)
+    loaded.use_huge_pages(wait=True)  # as the engine does
     try:
         with Progress() as progress:
             results, used_threads = bench_model(loaded, settings, progress.update)
@@ -129,6 +130,7 @@ def step(
     from slipstream.native import Model
 
     loaded = Model(path, repack=repack)
+    loaded.use_huge_pages(wait=True)  # as the engine does
     try:
         with Progress() as progress:
             results, bandwidth, used_threads = bench_steps(loaded, settings, progress.update)
