@@ -28,6 +28,10 @@ class FakeModel(SimpleNamespace):
             n_params=10**6,
         )
 
+    def use_huge_pages(self, wait: bool = False) -> int:
+        assert wait, "times are those of the engine"
+        return 0
+
     def close(self):
         self.closed = True
 
