@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import threading
@@ -47,7 +48,12 @@ def test_a_model_can_be_closed_meanwhile(demo_model: Path) -> None:
         with pytest.raises(ClosedError):
             model.use_huge_pages()
     model = Model(demo_model, repack=False)
-    waiting = threading.Thread(target=model.use_huge_pages, args=(True,))
+
+    def wait() -> None:
+        with contextlib.suppress(ClosedError):  # if it comes too late
+            model.use_huge_pages(wait=True)
+
+    waiting = threading.Thread(target=wait)
     waiting.start()
     context = Context(model, n_ctx=64, n_threads=1)
     model.close()
