@@ -128,6 +128,9 @@ void integer_tile(const Panel & panel, const Activations * activations, float * 
                 acc[r] = add(acc[r], multiply_low(first[r], factor));
             }
         }
+        if constexpr (T::sub_block == 32) { // as often as there are blocks of 32 columns, see multiply_rows
+            ahead.some();
+        }
         block_sums<T>(panel, 2 * pair + 1, activations, q, second);
         const IntVector factor = shift_right_signed(factors, 16);
 #pragma GCC unroll 8
