@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ import numpy as np
 from slipstream.base.sampling import SamplingParams
 from slipstream.benchmark.report import provenance
 from slipstream.native import Model, Sampler, sampler_params
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support.tiny_gguf import write_tiny_model
 
 ROWS = {"peaked": 4.0, "uneven": 2.2, "flat": 0.8, "even": 0.02}  # deviation of the logits
