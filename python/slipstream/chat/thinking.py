@@ -87,9 +87,8 @@ def thinking_tags(start: str, ends: Sequence[str], generation_prompt: str) -> Th
         ends: At least one.
         generation_prompt: The end of the prompt, which tells whether the thinking has begun.
     """
-    place = generation_prompt.rfind(start) if start else 0
-    behind = generation_prompt[place + len(start) :]
-    is_open = place >= 0 and not any(end in behind for end in ends)
+    behind = _behind(start, generation_prompt)
+    is_open = behind is not None and not any(end in behind for end in ends)
     return ThinkingTags(start=start, ends=tuple(ends), is_open=is_open)
 
 
@@ -106,5 +105,13 @@ def is_closed(tags: ThinkingTags, prompt_end: str) -> bool:
         tags: Of the plan.
         prompt_end: What of the prompt belongs to the answer.
     """
-    place = prompt_end.rfind(tags.start)
-    return place >= 0 and any(end in prompt_end[place + len(tags.start) :] for end in tags.ends)
+    behind = _behind(tags.start, prompt_end)
+    return behind is not None and any(end in behind for end in tags.ends)
+
+
+def _behind(start: str, prompt_end: str) -> str | None:
+    """Return what follows the begin of thinking, all where it needs no tag; None if it has not begun."""
+    if not start:
+        return prompt_end
+    _, found, behind = prompt_end.rpartition(start)
+    return behind if found else None
