@@ -6,13 +6,13 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slipstream.base.config import home
-from slipstream.base.errors import SlipstreamError
+from slipstream.base.errors import SlipstreamError, StoreError
+from slipstream.base.files import replace_file
 from slipstream.base.sampling import SamplingParams
 from slipstream.engine.runner import ScheduledSequence
 
@@ -86,16 +86,11 @@ def keep_costs(key: Mapping[str, object], costs: StepCosts) -> None:
         key: Everything they depend on.
         costs: (rows, seconds) by rising rows; see CostModel.worth_keeping.
     """
-    path = _path(key)
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    content = json.dumps({"key": dict(key), "rows": costs}, default=str)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(
-            json.dumps({"key": dict(key), "rows": costs}, default=str), encoding="utf-8"
-        )
-        partial.replace(path)
-    except OSError as error:
-        _log.debug("step costs cannot be kept in %s: %s", path, error)
+        replace_file(_path(key), content.encode())
+    except StoreError as error:
+        _log.debug("step costs cannot be kept: %s", error)
 
 
 def latest_costs(key: Mapping[str, object]) -> KnownCosts | None:
