@@ -191,9 +191,13 @@ void Context::attach_threads(int32_t n_threads, int32_t n_threads_batch) {
         throw Error("ContextCreateError", format("cannot start %d threads", params.n_threads));
     }
     llama_attach_threadpool(ctx_.get(), pool.get(), pool.get());
-    llama_set_n_threads(ctx_.get(), n_threads, n_threads_batch);
     pool_ = std::move(pool);
     pool_size_ = params.n_threads;
+    use_threads(n_threads, n_threads_batch);
+}
+
+void Context::use_threads(int32_t n_threads, int32_t n_threads_batch) {
+    llama_set_n_threads(ctx_.get(), n_threads, n_threads_batch); // the others of the pool sleep
     n_threads_ = n_threads;
     n_threads_batch_ = n_threads_batch;
 }
@@ -201,11 +205,9 @@ void Context::attach_threads(int32_t n_threads, int32_t n_threads_batch) {
 void Context::share_threads(const Context & other) {
     Lease lease(*this);
     llama_attach_threadpool(ctx_.get(), other.pool_.get(), other.pool_.get());
-    llama_set_n_threads(ctx_.get(), other.n_threads_, other.n_threads_batch_);
     pool_ = other.pool_;
     pool_size_ = other.pool_size_;
-    n_threads_ = other.n_threads_;
-    n_threads_batch_ = other.n_threads_batch_;
+    use_threads(other.n_threads_, other.n_threads_batch_);
 }
 
 bool Context::on_abort_poll(void * data) {
@@ -470,11 +472,9 @@ void Context::set_threads(int32_t n_threads, int32_t n_threads_batch) {
     }
     if (std::max(n_threads, n_threads_batch) > pool_size_) {
         attach_threads(n_threads, n_threads_batch);
-        return;
+    } else {
+        use_threads(n_threads, n_threads_batch);
     }
-    llama_set_n_threads(ctx_.get(), n_threads, n_threads_batch); // the others sleep
-    n_threads_ = n_threads;
-    n_threads_batch_ = n_threads_batch;
 }
 
 void Context::set_lora(const std::vector<std::pair<const LoraAdapter *, float>> & adapters) {

@@ -172,7 +172,8 @@ class Context {
     void check_code(int32_t code, size_t n, const LogCapture & log) const; // of a decode
     uint32_t embedding_ubatch(const llama_context_params & params) const;
     void check_memory_fits(const llama_context_params & params) const;
-    void attach_threads(int32_t n_threads, int32_t n_threads_batch);
+    void attach_threads(int32_t n_threads, int32_t n_threads_batch); // a new pool
+    void use_threads(int32_t n_threads, int32_t n_threads_batch);    // of the pool there is
     void check_output(int32_t i) const;
     uint64_t layout() const;
     void check_tokens(const std::vector<int32_t> & tokens, const char * kind) const;
