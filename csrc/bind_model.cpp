@@ -90,13 +90,14 @@ void bind_model(nb::module_ & m) {
         .def(
             "use_huge_pages", &Model::use_huge_pages, "wait"_a = false,
             nb::call_guard<nb::gil_scoped_release>(),
-            "Move the weights that are mapped from the file into huge pages, at the same addresses, while they are used.\n\n"
-            "A private copy; reading all of it for every token is some percent quicker. Linux only. Nothing happens on other\n"
-            "systems, where transparent huge pages are switched off, and where less than twice the weights is free.\n\n"
+            "Copy the weights that are mapped from the file into huge pages, while they are used.\n\n"
+            "The copy is arranged for the matrix kernels, which read it with less work; results keep their bits. Linux only.\n"
+            "Nothing happens on other systems, where transparent huge pages are switched off, and where less than twice the\n"
+            "weights is free.\n\n"
             "Args:\n"
-            "    wait: Return when it is done; about half a second for each GB. Else it goes on in the background.\n\n"
+            "    wait: Return when it is done; about a second for each GB. Else it goes on in the background.\n\n"
             "Returns:\n"
-            "    Bytes moved so far.\n\n"
+            "    Bytes copied so far.\n\n"
             "Raises:\n"
             "    ClosedError: the model is closed.")
         .def_prop_ro("is_closed", &Model::is_closed)

@@ -14,6 +14,7 @@
 #endif
 
 #include "ggml-backend.h"
+#include "kernels/seam.h"
 
 // llama.cpp's own list of a model's tensors, which its public header does not declare.
 const std::vector<std::pair<std::string, ggml_tensor *>> &
@@ -21,8 +22,8 @@ llama_internal_get_tensor_map(const llama_model * model);
 
 namespace slipstream {
 
-HugePages::HugePages(std::shared_ptr<llama_model> model)
-    : model_(std::move(model)), done_(promise_.get_future()), thread_([this] {
+HugePages::HugePages(std::shared_ptr<llama_model> model, std::shared_ptr<HugeMemory> memory)
+    : model_(std::move(model)), memory_(std::move(memory)), done_(promise_.get_future()), thread_([this] {
           run();
           model_.reset();
           promise_.set_value();
@@ -45,13 +46,47 @@ struct Range {
     uintptr_t begin, end;
 };
 
+bool is_mapped(const ggml_tensor * tensor) {
+    return tensor->buffer != nullptr &&
+           std::strcmp(ggml_backend_buffer_name(tensor->buffer), "CPU_Mapped") == 0;
+}
+
+// What products read and our kernels arrange. Embeddings are looked up as they are, unless they are the output, too.
+std::vector<ggml_tensor *> packable(const llama_model * model) {
+    const auto & tensors = llama_internal_get_tensor_map(model);
+    const bool has_output = std::any_of(tensors.begin(), tensors.end(),
+                                        [](const auto & entry) { return entry.first == "output.weight"; });
+    std::vector<ggml_tensor *> found;
+    for (const auto & [name, tensor] : tensors) {
+        const bool is_read = name != "token_embd.weight" || !has_output;
+        if (is_read && is_mapped(tensor) && slipstream_packed_size(tensor) > 0) {
+            found.push_back(tensor);
+        }
+    }
+    return found;
+}
+
+size_t aligned(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+// The system may have the pages back that lie wholly within a tensor; they can be read again.
+void give_back(const ggml_tensor * tensor) {
+    constexpr uintptr_t kSmallPage = 4096;
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor->data);
+    const uintptr_t first = (begin + kSmallPage - 1) / kSmallPage * kSmallPage;
+    const uintptr_t last = (begin + ggml_nbytes(tensor)) / kSmallPage * kSmallPage;
+    if (first < last) {
+        madvise(reinterpret_cast<void *>(first), last - first, MADV_DONTNEED);
+    }
+}
+
 // The whole huge pages of what is mapped from the file.
 std::vector<Range> mapped_ranges(const llama_model * model) {
     std::set<ggml_backend_buffer_t> buffers;
     for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
-        ggml_backend_buffer_t buffer = tensor->buffer;
-        if (buffer != nullptr && std::strcmp(ggml_backend_buffer_name(buffer), "CPU_Mapped") == 0) {
-            buffers.insert(buffer);
+        if (is_mapped(tensor)) {
+            buffers.insert(tensor->buffer);
         }
     }
     std::vector<Range> ranges;
@@ -115,47 +150,83 @@ bool are_available() {
 // Whether `bytes` at an address are now a copy in huge pages. Readers see the one or the other: the kernel replaces a
 // mapping under a lock that page faults wait for.
 bool replace(uintptr_t address, size_t bytes) {
-    void * reserved =
-        mmap(nullptr, bytes + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (reserved == MAP_FAILED) {
+    HugeMemory memory;
+    char * copy = memory.allocate(bytes);
+    if (copy == nullptr) {
         return false;
     }
-    const uintptr_t start = reinterpret_cast<uintptr_t>(reserved), end = start + bytes + kPage;
-    const uintptr_t aligned = (start + kPage - 1) / kPage * kPage;
-    void * copy = reinterpret_cast<void *>(aligned);
-    bool ok = madvise(copy, bytes, MADV_HUGEPAGE) == 0;
-    if (ok) {
-        std::memcpy(copy, reinterpret_cast<const void *>(address), bytes);
-        ok = mprotect(copy, bytes, PROT_READ) == 0 &&
-             mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void *>(address)) !=
-                 MAP_FAILED;
-    }
-    if (!ok) {
-        munmap(reserved, end - start);
+    std::memcpy(copy, reinterpret_cast<const void *>(address), bytes);
+    if (mprotect(copy, bytes, PROT_READ) != 0 ||
+        mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void *>(address)) ==
+            MAP_FAILED) {
         return false;
     }
-    if (aligned > start) {
-        munmap(reserved, aligned - start);
-    }
-    if (end > aligned + bytes) {
-        munmap(reinterpret_cast<void *>(aligned + bytes), end - aligned - bytes);
-    }
+    memory.forget();
     return true;
+}
+
+// Half of what is free is left to others.
+bool is_free(uint64_t bytes) {
+    return 2 * bytes <= free_bytes();
 }
 
 } // namespace
 
-void HugePages::run() {
-    if (!are_available()) {
+char * HugeMemory::allocate(size_t bytes) {
+    bytes = (bytes + kPage - 1) / kPage * kPage;
+    void * reserved =
+        mmap(nullptr, bytes + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (reserved == MAP_FAILED) {
+        return nullptr;
+    }
+    // Whole huge pages of it, and no more.
+    char * start = static_cast<char *>(reserved);
+    const size_t before = (kPage - reinterpret_cast<uintptr_t>(start) % kPage) % kPage;
+    if (before > 0) {
+        munmap(start, before);
+    }
+    munmap(start + before + bytes, kPage - before);
+    begin_ = start + before;
+    n_bytes_ = bytes;
+    return madvise(begin_, n_bytes_, MADV_HUGEPAGE) == 0 ? begin_ : nullptr;
+}
+
+HugeMemory::~HugeMemory() {
+    if (begin_ != nullptr) {
+        munmap(begin_, n_bytes_);
+    }
+}
+
+void HugePages::pack() {
+    const std::vector<ggml_tensor *> tensors = packable(model_.get());
+    size_t needed = 0;
+    for (const ggml_tensor * tensor : tensors) {
+        needed += aligned(slipstream_packed_size(tensor));
+    }
+    char * at = is_free(needed) ? memory_->allocate(needed) : nullptr;
+    if (at == nullptr) {
         return;
     }
+    for (ggml_tensor * tensor : tensors) {
+        if (stop_.load()) {
+            return;
+        }
+        slipstream_pack(tensor, at);
+        slipstream_use_packed(tensor, at);
+        give_back(tensor);
+        const size_t bytes = aligned(slipstream_packed_size(tensor));
+        at += bytes;
+        n_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+    }
+}
+
+void HugePages::move() {
     const std::vector<Range> ranges = mapped_ranges(model_.get());
     uint64_t needed = 0;
     for (const Range & range : ranges) {
         needed += range.end - range.begin;
     }
-    // Half of what is free is left to others.
-    if (2 * needed > free_bytes()) {
+    if (!is_free(needed)) {
         return;
     }
     for (const Range & range : ranges) {
@@ -169,8 +240,23 @@ void HugePages::run() {
     }
 }
 
+void HugePages::run() {
+    if (!are_available()) {
+        return;
+    }
+    if (packable(model_.get()).empty()) {
+        move();
+    } else {
+        pack();
+    }
+}
+
 #else
 
+HugeMemory::~HugeMemory() {}
+char * HugeMemory::allocate(size_t) {
+    return nullptr;
+}
 void HugePages::run() {}
 
 #endif

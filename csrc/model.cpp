@@ -128,7 +128,8 @@ Model::Model(const std::string & path, const ModelOptions & options,
     params.progress_callback_user_data = const_cast<std::function<bool(float)> *>(&watched);
 
     LogCapture log;
-    model_.reset(llama_model_load_from_file(path.c_str(), params), llama_model_free);
+    model_.reset(llama_model_load_from_file(path.c_str(), params),
+                 [memory = memory_](llama_model * model) { llama_model_free(model); });
     if (!model_) {
         const std::string cause = cancelled ? "loading was cancelled" : log.tail("llama.cpp gave no reason");
         throw Error("ModelLoadError", path + ": " + cause, path);
@@ -142,7 +143,7 @@ size_t Model::use_huge_pages(bool wait) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         if (!huge_pages_) {
-            huge_pages_ = std::make_shared<HugePages>(held);
+            huge_pages_ = std::make_shared<HugePages>(held, memory_);
         }
         pages = huge_pages_;
     }

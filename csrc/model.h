@@ -37,8 +37,8 @@ class Model {
 
     ~Model() { close(); }
 
-    // Moves what is mapped from the file into huge pages, in the background or, with `wait`, now; see HugePages.
-    // Returns the bytes moved so far. Throws ClosedError.
+    // Copies what is mapped from the file into huge pages, in the background or, with `wait`, now; see HugePages.
+    // Returns the bytes copied so far. Throws ClosedError.
     size_t use_huge_pages(bool wait);
 
     // Drops this object's hold; contexts made from the model keep it alive. Idempotent.
@@ -79,6 +79,7 @@ class Model {
     uint64_t fingerprint_;
     pid_t pid_;
     mutable std::mutex mutex_; // over model_
+    std::shared_ptr<HugeMemory> memory_ = std::make_shared<HugeMemory>(); // freed after the model
     std::shared_ptr<llama_model> model_;
     std::shared_ptr<HugePages> huge_pages_; // over mutex_, too
 };

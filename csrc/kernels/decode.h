@@ -12,12 +12,22 @@ inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
 // 256 columns of a panel. Step k of block b holds columns 32 b + 4 k … + 3 of every row.
 struct alignas(64) Panel {
     uint8_t q[8][8][kPanelRows * 4];
-    float scale[16][kPanelRows];   // by block of 32, or of 16
-    float minimum[16][kPanelRows]; // as many as scales
+    float block_scale[16][kPanelRows];   // by block of 32, or of 16
+    float block_minimum[16][kPanelRows]; // as many as scales
     // With integer scales: pairs of those of two blocks as above in 16 bits, pairs of minima, and what multiplies them.
-    int32_t factors[8][kPanelRows];
-    int32_t minima[4][kPanelRows];
-    float d[kPanelRows], minus_d_min[kPanelRows];
+    int32_t factor[8][kPanelRows];
+    int32_t minimum_pair[4][kPanelRows];
+    float whole_scale[kPanelRows], whole_minimum[kPanelRows];
+
+    // What `tile` asks for, see Packed.
+    static constexpr bool is_made_here = false;
+    IntVector step(int b, int k) const { return load_i(q[b][k]); }
+    FloatVector scale(int i) const { return load_f(block_scale[i]); }
+    FloatVector minimum(int i) const { return load_f(block_minimum[i]); }
+    IntVector factors(int pair) const { return load_i(factor[pair]); }
+    IntVector minima(int pair) const { return load_i(minimum_pair[pair]); }
+    FloatVector d() const { return load_f(whole_scale); }
+    FloatVector minus_d_min() const { return load_f(whole_minimum); }
 };
 
 constexpr int kHalf = 8; // rows decoded together: the 32-bit lanes of a 256-bit vector
@@ -104,7 +114,7 @@ struct Q8_0 {
         for (int k = 0; k < 8; k++) {
             put(panel, half, b, k, place_sign(v[k]));
         }
-        put_scales(rows, half, panel.scale[b]);
+        put_scales(rows, half, panel.block_scale[b]);
     }
 };
 
@@ -130,9 +140,9 @@ struct Legacy {
         for (int k = 0; k < 8; k++) {
             put(panel, half, b, k, v[k]);
         }
-        _mm256_store_ps(&panel.scale[b][half * kHalf], low_halves(head[0]));
+        _mm256_store_ps(&panel.block_scale[b][half * kHalf], low_halves(head[0]));
         if constexpr (minimum) {
-            _mm256_store_ps(&panel.minimum[b][half * kHalf], low_halves(_mm256_srli_epi32(head[0], 16)));
+            _mm256_store_ps(&panel.block_minimum[b][half * kHalf], low_halves(_mm256_srli_epi32(head[0], 16)));
         }
     }
     static constexpr size_t fifth_at = sizeof(Block) - 20;
@@ -182,7 +192,7 @@ struct IQ4_NL {
             put(panel, half, b, k, _mm256_shuffle_epi8(values, low_nibbles(v[k])));
             put(panel, half, b, k + 4, _mm256_shuffle_epi8(values, high_nibbles(v[k])));
         }
-        put_scales(rows, half, panel.scale[b]);
+        put_scales(rows, half, panel.block_scale[b]);
     }
 };
 
@@ -243,17 +253,17 @@ struct SuperBlock {
         // d and d_min; scales 0…3; minima 0…3, both with the upper bits of numbers 4…7 on top; the nibbles of those.
         __m256i head[4];
         transpose16(rows, 0, head);
-        _mm256_store_ps(&panel.d[half * kHalf], low_halves(head[0]));
-        _mm256_store_ps(&panel.minus_d_min[half * kHalf],
+        _mm256_store_ps(&panel.whole_scale[half * kHalf], low_halves(head[0]));
+        _mm256_store_ps(&panel.whole_minimum[half * kHalf],
                         negated_halves(low_halves(_mm256_srli_epi32(head[0], 16))));
         const __m256i six = _mm256_set1_epi8(0x3f), upper = _mm256_set1_epi8(0x30);
         const auto second = [&](__m256i nibbles, __m256i first) {
             return _mm256_or_si256(nibbles, _mm256_and_si256(_mm256_srli_epi32(first, 2), upper));
         };
-        put_pairs(_mm256_and_si256(head[1], six), half, panel.factors);
-        put_pairs(second(low_nibbles(head[3]), head[1]), half, panel.factors + 2);
-        put_pairs(_mm256_and_si256(head[2], six), half, panel.minima);
-        put_pairs(second(high_nibbles(head[3]), head[2]), half, panel.minima + 2);
+        put_pairs(_mm256_and_si256(head[1], six), half, panel.factor);
+        put_pairs(second(low_nibbles(head[3]), head[1]), half, panel.factor + 2);
+        put_pairs(_mm256_and_si256(head[2], six), half, panel.minimum_pair);
+        put_pairs(second(high_nibbles(head[3]), head[2]), half, panel.minimum_pair + 2);
     }
 };
 using Q4_K = SuperBlock<block_q4_K, 4>;
@@ -287,9 +297,9 @@ struct Q6_K {
     static void decode_scales(const Rows & rows, int half, Panel & panel) {
         __m256i bytes[4];
         transpose16(rows, offsetof(Block, scales), bytes);
-        _mm256_store_ps(&panel.d[half * kHalf], halves(rows, offsetof(Block, d)));
+        _mm256_store_ps(&panel.whole_scale[half * kHalf], halves(rows, offsetof(Block, d)));
         for (int i = 0; i < 4; i++) {
-            put_pairs(bytes[i], half, panel.factors + 2 * i);
+            put_pairs(bytes[i], half, panel.factor + 2 * i);
         }
     }
 };
@@ -311,8 +321,8 @@ struct Q2_K {
         const __m256 d = halves(rows, sizeof(Block) - 4);
         const __m256 minus_d_min = negated_halves(halves(rows, sizeof(Block) - 2));
         for (int i = 0; i < 4; i++) {
-            put_numbers(low_nibbles(numbers[i]), d, half, panel.scale + 4 * i);
-            put_numbers(high_nibbles(numbers[i]), minus_d_min, half, panel.minimum + 4 * i);
+            put_numbers(low_nibbles(numbers[i]), d, half, panel.block_scale + 4 * i);
+            put_numbers(high_nibbles(numbers[i]), minus_d_min, half, panel.block_minimum + 4 * i);
         }
         for (int part = 0; part < 2; part++) { // 128 columns each
             __m256i v[8];
@@ -360,7 +370,7 @@ struct Q3_K {
                                     high_nibbles(second)};
         for (int i = 0; i < 4; i++) {
             const __m256i number = _mm256_or_si256(nibbles[i], _mm256_slli_epi16(two_bits(upper, i), 4));
-            put_numbers(_mm256_sub_epi8(number, _mm256_set1_epi8(32)), d, half, panel.scale + 4 * i);
+            put_numbers(_mm256_sub_epi8(number, _mm256_set1_epi8(32)), d, half, panel.block_scale + 4 * i);
         }
     }
 };
@@ -394,7 +404,7 @@ struct IQ4_XS {
                 _mm256_and_si256(_mm256_srli_epi32(head[0], 16 + 2 * b), _mm256_set1_epi32(3));
             const __m256i number =
                 _mm256_sub_epi32(_mm256_or_si256(low, _mm256_slli_epi32(high, 4)), _mm256_set1_epi32(32));
-            _mm256_store_ps(&panel.scale[b][half * kHalf], _mm256_mul_ps(d, _mm256_cvtepi32_ps(number)));
+            _mm256_store_ps(&panel.block_scale[b][half * kHalf], _mm256_mul_ps(d, _mm256_cvtepi32_ps(number)));
         }
     }
 };

@@ -12,12 +12,8 @@
 #pragma once
 
 #include "ahead.h"
-#include "decode.h"
+#include "packed.h"
 #include "qmatmul.h"
-
-// What works on one row for a whole chunk must become one function: calls, and prefetching whose state then lies in
-// memory, would cost half as much again. GCC makes them where the file has grown.
-#define SLIPSTREAM_INLINE [[gnu::always_inline]] inline
 
 namespace slipstream::kernels {
 inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
@@ -58,16 +54,6 @@ inline IntVector sum_of_four(const IntVector (&v)[4]) {
     const IntVector a = add(interleave_low32(v[0], v[1]), interleave_high32(v[0], v[1]));
     const IntVector b = add(interleave_low32(v[2], v[3]), interleave_high32(v[2], v[3]));
     return add(interleave_low64(a, b), interleave_high64(a, b));
-}
-
-// Byte i of every lane as a number.
-inline IntVector unsigned_byte(IntVector v, int i) {
-    return bits_of(shift_right(v, 8 * i), broadcast_i(0xff));
-}
-// Bytes 2 i and 2 i + 1 as 16-bit numbers.
-inline IntVector byte_pair(IntVector v, int i) {
-    const IntVector pair = shift_right(v, 16 * i);
-    return either(bits_of(pair, broadcast_i(0xff)), shift_left(bits_of(pair, broadcast_i(0xff00)), 8));
 }
 
 template <typename T>
@@ -171,7 +157,9 @@ struct OneRow<SuperBlock<B, n_bits>> {
     // Adds 256 columns to the sums.
     SLIPSTREAM_INLINE static void dot(const RowBytes & rows, int, const Activations & x, float * sums,
                                       Ahead & ahead) {
-        const Scales scales(rows);
+        IntVector head[4];
+        rows.transposed(0, head);
+        const SuperScales scales(head);
         IntVector sum = zero_i(), minima = zero_i();
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; pair++) {
@@ -200,7 +188,7 @@ struct OneRow<SuperBlock<B, n_bits>> {
             sum = add(sum, multiply_low(sum_of_four(low), scale(2 * pair)));
             sum = add(sum,
                       multiply_low(shift_right_signed(sum_of_four(high), high_shift), scale(2 * pair + 1)));
-            minima = dot_pairs(minima, byte_pair(scales.minimum[pair / 2], pair % 2),
+            minima = dot_pairs(minima, scales.minima(pair),
                                broadcast_i(read32(x.sum32 + 2 * pair)));
         }
         store_f(sums, add_chunk(scaled(sum, scales.d, minima, scales.minus_d_min), x, load_f(sums)));
@@ -209,26 +197,6 @@ struct OneRow<SuperBlock<B, n_bits>> {
   private:
     // With VNNI high nibbles stay 16 times too large until they are summed up.
     static constexpr int high_shift = SLIPSTREAM_KERNELS_VNNI && n_bits == 4 ? 4 : 0;
-
-    // As SuperBlock::decode_scales does it.
-    struct Scales {
-        FloatVector d, minus_d_min;
-        IntVector scale[2], minimum[2]; // 4 bytes each
-
-        explicit Scales(const RowBytes & rows) {
-            const IntVector six = broadcast_byte(0x3f), upper = broadcast_byte(0x30),
-                            nibble = broadcast_byte(0x0f);
-            IntVector head[4];
-            rows.transposed(0, head);
-            d = low_half(head[0]);
-            minus_d_min = negated(low_half(shift_right(head[0], 16)));
-            scale[0] = bits_of(head[1], six);
-            minimum[0] = bits_of(head[2], six);
-            scale[1] = either(bits_of(head[3], nibble), bits_of(shift_right(head[1], 2), upper));
-            minimum[1] =
-                either(bits_of(shift_right(head[3], 4), nibble), bits_of(shift_right(head[2], 2), upper));
-        }
-    };
 };
 
 // Every sum of four products has a scale of 16 columns. The four of two sub-blocks fit 16 bits, where one instruction

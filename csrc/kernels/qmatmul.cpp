@@ -15,6 +15,7 @@
 #include "ahead.h"
 #include "decode.h"
 #include "one_row.h"
+#include "packed.h"
 
 namespace slipstream::kernels {
 inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
@@ -36,9 +37,20 @@ IntVector start(const int32_t & minus_sum) {
     }
 }
 
+// Steps of 4 columns, from some of a chunk on.
+template <typename Weights>
+struct Steps {
+    const Weights & weights;
+    int first;
+
+    SLIPSTREAM_INLINE IntVector operator()(int i) const {
+        return weights.step((first + i) / 8, (first + i) % 8);
+    }
+};
+
 // Adds n_blocks of 32 columns to the sums of n_rows activation rows.
-template <typename T, int n_rows>
-void tile(const Panel & panel, int n_blocks, const Activations * activations, float * sums, Ahead & ahead) {
+template <typename T, int n_rows, typename Weights>
+void tile(const Weights & weights, int n_blocks, const Activations * activations, float * sums, Ahead & ahead) {
     FloatVector acc[n_rows];
     const int8_t * q[n_rows];
 #pragma GCC unroll 8
@@ -54,15 +66,15 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
             for (int r = 0; r < n_rows; r++) {
                 n[r] = start<T>(activations[r].minus_sum32[b]);
             }
-            dot_steps<T::bits, 8>(panel.q[b][0], q, b * 32, n);
-            const FloatVector scale = load_f(panel.scale[b]);
+            dot_steps<T::bits, 8>(Steps<Weights>{weights, 8 * b}, q, b * 32, n);
+            const FloatVector scale = weights.scale(b);
 #pragma GCC unroll 8
             for (int r = 0; r < n_rows; r++) {
                 acc[r] =
                     multiply_add(multiply(to_float(n[r]), broadcast_f(activations[r].d[b])), scale, acc[r]);
                 if constexpr (T::has_minimum) {
                     acc[r] =
-                        multiply_add(load_f(panel.minimum[b]), broadcast_f(activations[r].d_sum[b]), acc[r]);
+                        multiply_add(weights.minimum(b), broadcast_f(activations[r].d_sum[b]), acc[r]);
                 }
             }
         } else {
@@ -72,8 +84,8 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
                 for (int r = 0; r < n_rows; r++) {
                     n[r] = start<T>(activations[r].minus_sum16[2 * b + s]);
                 }
-                dot_steps<T::bits, 4>(panel.q[b][4 * s], q, b * 32 + 16 * s, n);
-                const FloatVector scale = load_f(panel.scale[2 * b + s]);
+                dot_steps<T::bits, 4>(Steps<Weights>{weights, 8 * b + 4 * s}, q, b * 32 + 16 * s, n);
+                const FloatVector scale = weights.scale(2 * b + s);
 #pragma GCC unroll 8
                 for (int r = 0; r < n_rows; r++) {
                     acc[r] = multiply_add(multiply(to_float(n[r]), broadcast_f(activations[r].d[b])), scale,
@@ -81,7 +93,7 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
                     if constexpr (T::has_minimum) {
                         const float d_sum =
                             activations[r].d[b] * static_cast<float>(-activations[r].minus_sum16[2 * b + s]);
-                        acc[r] = multiply_add(load_f(panel.minimum[2 * b + s]), broadcast_f(d_sum), acc[r]);
+                        acc[r] = multiply_add(weights.minimum(2 * b + s), broadcast_f(d_sum), acc[r]);
                     }
                 }
             }
@@ -94,21 +106,48 @@ void tile(const Panel & panel, int n_blocks, const Activations * activations, fl
 }
 
 // The sums of one block and n_rows activation rows.
-template <typename T, int n_rows>
-void block_sums(const Panel & panel, int b, const Activations * activations,
+template <typename T, int n_rows, typename Weights>
+SLIPSTREAM_INLINE void block_sums(const Weights & weights, int b, const Activations * activations,
                 const int8_t * const (&q)[n_rows], IntVector (&n)[n_rows]) {
     constexpr int n_steps = T::sub_block / 4;
 #pragma GCC unroll 8
     for (int r = 0; r < n_rows; r++) {
         n[r] = start<T>(T::sub_block == 16 ? activations[r].minus_sum16[b] : activations[r].minus_sum32[b]);
     }
-    dot_steps<T::bits, n_steps>(panel.q[b * n_steps / 8][b * n_steps % 8], q, b * T::sub_block, n);
+    dot_steps<T::bits, n_steps>(Steps<Weights>{weights, b * n_steps}, q, b * T::sub_block, n);
 }
 
-// The same for a whole chunk of weights whose blocks have integer scales. Sums of narrow activations fit 16 bits, so
-// that one instruction multiplies those of two blocks with their scales.
-template <typename T, int n_rows, bool is_narrow>
-void integer_tile(const Panel & panel, const Activations * activations, float * sums, Ahead & ahead) {
+// Adds the sums of two blocks, times their integer scales. Those of narrow activations fit 16 bits, so that one
+// instruction multiplies those of both blocks.
+template <typename T, int n_rows, bool is_narrow, typename Weights>
+SLIPSTREAM_INLINE void add_pair(const Weights & weights, int pair, const Activations * activations,
+                                const int8_t * const (&q)[n_rows], IntVector (&acc)[n_rows], Ahead & ahead) {
+    IntVector first[n_rows], second[n_rows];
+    ahead.some();
+    const IntVector factors = weights.factors(pair);
+    block_sums<T>(weights, 2 * pair, activations, q, first);
+    if constexpr (!is_narrow) {
+        const IntVector factor = shift_right_signed(shift_left(factors, 16), 16);
+#pragma GCC unroll 8
+        for (int r = 0; r < n_rows; r++) {
+            acc[r] = add(acc[r], multiply_low(first[r], factor));
+        }
+    }
+    if constexpr (T::sub_block == 32) { // as often as there are blocks of 32 columns, see multiply_rows
+        ahead.some();
+    }
+    block_sums<T>(weights, 2 * pair + 1, activations, q, second);
+    const IntVector factor = shift_right_signed(factors, 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < n_rows; r++) {
+        acc[r] = is_narrow ? dot_pairs(acc[r], pairs(first[r], second[r]), factors)
+                           : add(acc[r], multiply_low(second[r], factor));
+    }
+}
+
+// The same as `tile` for a whole chunk of weights whose blocks have integer scales.
+template <typename T, int n_rows, bool is_narrow, typename Weights>
+void integer_tile(const Weights & weights, const Activations * activations, float * sums, Ahead & ahead) {
     const int8_t * q[n_rows];
     IntVector acc[n_rows];
 #pragma GCC unroll 8
@@ -116,27 +155,15 @@ void integer_tile(const Panel & panel, const Activations * activations, float * 
         acc[r] = zero_i();
         q[r] = activations[r].q;
     }
-    for (int pair = 0; pair < kChunk / T::sub_block / 2; pair++) {
-        IntVector first[n_rows], second[n_rows];
-        ahead.some();
-        const IntVector factors = load_i(panel.factors[pair]);
-        block_sums<T>(panel, 2 * pair, activations, q, first);
-        if constexpr (!is_narrow) {
-            const IntVector factor = shift_right_signed(shift_left(factors, 16), 16);
+    constexpr int n_pairs = kChunk / T::sub_block / 2;
+    if constexpr (Weights::is_made_here) { // its shifts must be constants; loads need not, and the code stays small
 #pragma GCC unroll 8
-            for (int r = 0; r < n_rows; r++) {
-                acc[r] = add(acc[r], multiply_low(first[r], factor));
-            }
+        for (int pair = 0; pair < n_pairs; pair++) {
+            add_pair<T, n_rows, is_narrow>(weights, pair, activations, q, acc, ahead);
         }
-        if constexpr (T::sub_block == 32) { // as often as there are blocks of 32 columns, see multiply_rows
-            ahead.some();
-        }
-        block_sums<T>(panel, 2 * pair + 1, activations, q, second);
-        const IntVector factor = shift_right_signed(factors, 16);
-#pragma GCC unroll 8
-        for (int r = 0; r < n_rows; r++) {
-            acc[r] = is_narrow ? dot_pairs(acc[r], pairs(first[r], second[r]), factors)
-                               : add(acc[r], multiply_low(second[r], factor));
+    } else {
+        for (int pair = 0; pair < n_pairs; pair++) {
+            add_pair<T, n_rows, is_narrow>(weights, pair, activations, q, acc, ahead);
         }
     }
 #pragma GCC unroll 8
@@ -146,13 +173,13 @@ void integer_tile(const Panel & panel, const Activations * activations, float * 
             IntVector minima = zero_i();
 #pragma GCC unroll 4
             for (int pair = 0; pair < 4; pair++) {
-                minima = dot_pairs(minima, load_i(panel.minima[pair]),
+                minima = dot_pairs(minima, weights.minima(pair),
                                    broadcast_i(read32(activations[r].sum32 + 2 * pair)));
             }
-            const FloatVector value = scaled(acc[r], load_f(panel.d), minima, load_f(panel.minus_d_min));
+            const FloatVector value = scaled(acc[r], weights.d(), minima, weights.minus_d_min());
             store_f(sum, add_chunk(value, activations[r], load_f(sum)));
         } else {
-            store_f(sum, add_chunk(scaled(acc[r], load_f(panel.d)), activations[r], load_f(sum)));
+            store_f(sum, add_chunk(scaled(acc[r], weights.d()), activations[r], load_f(sum)));
         }
     }
 }
@@ -167,22 +194,22 @@ bool are_narrow(const Activations * activations) {
     return narrow != 0;
 }
 
-template <typename T, int n = kRowTile>
-void tiles(const Panel & panel, int n_blocks, const Activations * activations, int64_t n_rows, float * sums,
+template <typename T, int n = kRowTile, typename Weights>
+void tiles(const Weights & weights, int n_blocks, const Activations * activations, int64_t n_rows, float * sums,
            Ahead & ahead) {
     for (; n_rows >= n; n_rows -= n, activations += n, sums += n * kPanelRows) {
         if constexpr (T::integer_scales) {
             if (are_narrow<n>(activations)) {
-                integer_tile<T, n, true>(panel, activations, sums, ahead);
+                integer_tile<T, n, true>(weights, activations, sums, ahead);
             } else {
-                integer_tile<T, n, false>(panel, activations, sums, ahead);
+                integer_tile<T, n, false>(weights, activations, sums, ahead);
             }
         } else {
-            tile<T, n>(panel, n_blocks, activations, sums, ahead);
+            tile<T, n>(weights, n_blocks, activations, sums, ahead);
         }
     }
     if constexpr (n > 1) {
-        tiles<T, n - 1>(panel, n_blocks, activations, n_rows, sums, ahead);
+        tiles<T, n - 1>(weights, n_blocks, activations, n_rows, sums, ahead);
     }
 }
 
@@ -201,23 +228,72 @@ int blocks_of_chunk(const Product & p, int64_t c) {
     return static_cast<int>(std::min<int64_t>(kChunk, p.n_columns - c * kChunk) / 32);
 }
 
-// What corresponds to chunk c in a panel that comes next, if there is such a panel.
-Ahead part_of_panel(const Product & p, int64_t panel, int64_t c, int n_calls) {
-    const bool exists = panel >= 0 && panel * kPanelRows < p.n_weights;
-    const int64_t first = exists ? panel * kPanelRows : 0;
-    const int64_t n_valid = exists ? std::min<int64_t>(kPanelRows, p.n_weights - first) : 0;
-    const char * begin = reinterpret_cast<const char *>(p.weights + first * p.weight_stride);
-    const int64_t bytes = n_valid * p.weight_stride, column = c * kChunk;
-    return {begin + bytes * column / p.n_columns,
-            begin + bytes * std::min(column + kChunk, p.n_columns) / p.n_columns, n_calls};
+// Bytes of a whole packed panel.
+template <typename T>
+size_t packed_panel_size(const Product & p) {
+    const int64_t whole = p.n_columns / kChunk;
+    const int rest = static_cast<int>(p.n_columns % kChunk / 32);
+    return whole * Words<T>::chunk_size(kChunk / 32) + (rest > 0 ? Words<T>::chunk_size(rest) : 0);
 }
+
+bool is_whole(const Product & p, int64_t panel) {
+    return (panel + 1) * kPanelRows <= p.n_weights;
+}
+
+struct Bytes {
+    const char * begin;
+    int64_t n;
+};
+
+// Where a panel is read from; nothing if there is no such panel.
+template <typename T>
+Bytes bytes_of_panel(const Product & p, int64_t panel) {
+    if (panel < 0 || panel * kPanelRows >= p.n_weights) {
+        return {nullptr, 0};
+    }
+    if (p.packed != nullptr && is_whole(p, panel)) {
+        const size_t size = packed_panel_size<T>(p);
+        return {reinterpret_cast<const char *>(p.packed) + panel * size, static_cast<int64_t>(size)};
+    }
+    const int64_t first = panel * kPanelRows, n = std::min<int64_t>(kPanelRows, p.n_weights - first);
+    return {reinterpret_cast<const char *>(p.weights + first * p.weight_stride),
+            static_cast<int64_t>(n * p.weight_stride)};
+}
+
+// What corresponds to a chunk of so many blocks in a panel that comes next.
+class Upcoming {
+  public:
+    Upcoming() = default;
+    Upcoming(Bytes bytes, int64_t n_columns) : bytes_(bytes), per_chunk_(bytes.n * kChunk / n_columns) {}
+    Ahead part(int64_t c, int n_calls) const {
+        const int64_t begin = std::min(c * per_chunk_, bytes_.n), end = std::min(begin + per_chunk_, bytes_.n);
+        return {bytes_.begin + begin, bytes_.begin + end, n_calls};
+    }
+
+  private:
+    Bytes bytes_{nullptr, 0};
+    int64_t per_chunk_ = 0;
+};
+
+// What comes after some adjacent panels, `next` and the following; negative: nothing.
+template <typename T>
+struct UpcomingPanels {
+    Upcoming panels[kMaxPanels];
+
+    UpcomingPanels(const Product & p, int64_t next, int n) {
+        for (int i = 0; i < n; i++) {
+            panels[i] = {bytes_of_panel<T>(p, next < 0 ? next : next + i), p.n_columns};
+        }
+    }
+};
 
 // The sums of a panel and one activation row.
 template <typename T>
 void multiply_one_row(const Product & p, RowBytes rows, int64_t next, int64_t row, float * sums) {
+    const Upcoming upcoming(bytes_of_panel<T>(p, next), p.n_columns);
     for (int64_t c = 0; c < n_chunks(p.n_columns); c++) {
         const int n_blocks = blocks_of_chunk(p, c);
-        Ahead ahead = part_of_panel(p, next, c, OneRow<T>::n_calls(n_blocks));
+        Ahead ahead = upcoming.part(c, OneRow<T>::n_calls(n_blocks));
         OneRow<T>::dot(rows, n_blocks, p.activations[c * p.chunk_stride + row], sums, ahead);
         rows.begin += n_blocks * 32 / T::columns * sizeof(typename T::Block);
     }
@@ -227,27 +303,50 @@ void multiply_one_row(const Product & p, RowBytes rows, int64_t next, int64_t ro
 template <typename T>
 void multiply_rows(const Product & p, Rows rows, int n_panels, int64_t next, int64_t first_row,
                    int64_t n_rows, float * sums) {
-    for (int i = 0; i < n_panels; i++) {
-        std::fill_n(sums + i * kPanelSums, n_rows * kPanelRows, 0.0f);
-    }
     if constexpr (OneRow<T>::exists) {
         if (n_rows == 1) {
             multiply_one_row<T>(p, {rows}, next, first_row, sums);
             return;
         }
     }
+    const UpcomingPanels<T> upcoming(p, next, n_panels);
     Panel panel;
-    const int64_t n_chunk = n_chunks(p.n_columns);
-    for (int64_t c = 0; c < n_chunk; c++) {
+    for (int64_t c = 0; c < n_chunks(p.n_columns); c++) {
         const int n_blocks = blocks_of_chunk(p, c);
         const int n_decodes = (n_blocks * 32 + T::columns - 1) / T::columns * (kPanelRows / kHalf);
         for (int i = 0; i < n_panels; i++) {
-            Ahead ahead = part_of_panel(p, next < 0 ? next : next + i, c, n_decodes + n_blocks);
+            Ahead ahead = upcoming.panels[i].part(c, n_decodes + n_blocks);
             decode<T>({rows.row(i * kPanelRows), rows.stride}, n_blocks, panel, ahead);
             tiles<T>(panel, n_blocks, p.activations + c * p.chunk_stride + first_row, n_rows,
                      sums + i * kPanelSums, ahead);
         }
         rows.begin += n_blocks * 32 / T::columns * sizeof(typename T::Block);
+    }
+}
+
+// The same for packed panels. Few rows meet weights as they come out of memory; for many they are unpacked once.
+template <typename T>
+void multiply_packed(const Product & p, int64_t first_panel, int n_panels, int64_t next, int64_t first_row,
+                     int64_t n_rows, float * sums) {
+    const size_t panel_size = packed_panel_size<T>(p);
+    const uint8_t * begin = p.packed + first_panel * panel_size;
+    const UpcomingPanels<T> upcoming(p, next, n_panels);
+    Panel panel;
+    for (int64_t c = 0; c < n_chunks(p.n_columns); c++) {
+        const int n_blocks = blocks_of_chunk(p, c);
+        const Activations * activations = p.activations + c * p.chunk_stride + first_row;
+        for (int i = 0; i < n_panels; i++) {
+            Ahead ahead = upcoming.panels[i].part(c, n_blocks);
+            const Packed<T> packed{
+                PackedWords<T>{begin + i * panel_size, n_blocks * 32 / T::columns}};
+            if (n_rows <= kRowTile) {
+                tiles<T>(packed, n_blocks, activations, n_rows, sums + i * kPanelSums, ahead);
+            } else {
+                unpack<T>(packed, n_blocks, panel);
+                tiles<T>(panel, n_blocks, activations, n_rows, sums + i * kPanelSums, ahead);
+            }
+        }
+        begin += Words<T>::chunk_size(n_blocks);
     }
 }
 
@@ -264,6 +363,7 @@ void multiply_panels(const Product & p, int64_t panel, int n_panels, int64_t nex
     };
     if (p.n_weights < kPanelRows) { // one by one, in every lane
         for (int64_t i = 0; i < p.n_weights; i++) {
+            std::fill_n(sums, n_rows * kPanelRows, 0.0f);
             multiply_rows<T>(p, {p.weights + i * p.weight_stride, 0}, 1, next, first_row, n_rows, sums);
             write_part(0, i, 1);
         }
@@ -271,8 +371,15 @@ void multiply_panels(const Product & p, int64_t panel, int n_panels, int64_t nex
     }
     // The last panel begins where it is whole.
     const int64_t begin = std::min(first, p.n_weights - kPanelRows);
-    multiply_rows<T>(p, {p.weights + begin * p.weight_stride, p.weight_stride}, n_panels, next, first_row,
-                     n_rows, sums);
+    for (int i = 0; i < n_panels; i++) {
+        std::fill_n(sums + i * kPanelSums, n_rows * kPanelRows, 0.0f);
+    }
+    if (p.packed != nullptr && begin == first) {
+        multiply_packed<T>(p, panel, n_panels, next, first_row, n_rows, sums);
+    } else {
+        multiply_rows<T>(p, {p.weights + begin * p.weight_stride, p.weight_stride}, n_panels, next,
+                         first_row, n_rows, sums);
+    }
     if (begin < first) {
         write_part(first - begin, first, p.n_weights - first);
         return;
@@ -300,34 +407,61 @@ void multiply_as(const Product & p, int64_t first_panel, int64_t last_panel, int
     }
 }
 
-using Multiply = void (*)(const Product &, int64_t, int64_t, int64_t);
+template <typename T>
+void bring_panel(const Product & p, int64_t panel) {
+    const Bytes bytes = bytes_of_panel<T>(p, panel);
+    Ahead(bytes.begin, bytes.begin + bytes.n, 1).some();
+}
 
-Multiply find_multiply(ggml_type type) {
+template <typename T>
+void pack_panel(const Product & p, int64_t panel, uint8_t * out) {
+    out += panel * packed_panel_size<T>(p);
+    Rows rows{p.weights + panel * kPanelRows * p.weight_stride, p.weight_stride};
+    for (int64_t c = 0; c < n_chunks(p.n_columns); c++) {
+        const int n_blocks = blocks_of_chunk(p, c);
+        pack_chunk<T>(rows, n_blocks, out);
+        rows.begin += n_blocks * 32 / T::columns * sizeof(typename T::Block);
+        out += Words<T>::chunk_size(n_blocks);
+    }
+}
+
+// What there is for a type of weights.
+struct Functions {
+    void (*multiply)(const Product &, int64_t first_panel, int64_t last_panel, int64_t upcoming);
+    void (*bring)(const Product &, int64_t panel);
+    size_t (*packed_panel_size)(const Product &);
+    void (*pack_panel)(const Product &, int64_t panel, uint8_t * out);
+};
+
+template <typename T>
+constexpr Functions kFunctions{multiply_as<T>, bring_panel<T>, packed_panel_size<T>, pack_panel<T>};
+
+const Functions * find_functions(ggml_type type) {
     switch (type) {
     case GGML_TYPE_Q4_0:
-        return multiply_as<Q4_0>;
+        return &kFunctions<Q4_0>;
     case GGML_TYPE_Q4_1:
-        return multiply_as<Q4_1>;
+        return &kFunctions<Q4_1>;
     case GGML_TYPE_Q5_0:
-        return multiply_as<Q5_0>;
+        return &kFunctions<Q5_0>;
     case GGML_TYPE_Q5_1:
-        return multiply_as<Q5_1>;
+        return &kFunctions<Q5_1>;
     case GGML_TYPE_Q8_0:
-        return multiply_as<Q8_0>;
+        return &kFunctions<Q8_0>;
     case GGML_TYPE_Q2_K:
-        return multiply_as<Q2_K>;
+        return &kFunctions<Q2_K>;
     case GGML_TYPE_Q3_K:
-        return multiply_as<Q3_K>;
+        return &kFunctions<Q3_K>;
     case GGML_TYPE_Q4_K:
-        return multiply_as<Q4_K>;
+        return &kFunctions<Q4_K>;
     case GGML_TYPE_Q5_K:
-        return multiply_as<Q5_K>;
+        return &kFunctions<Q5_K>;
     case GGML_TYPE_Q6_K:
-        return multiply_as<Q6_K>;
+        return &kFunctions<Q6_K>;
     case GGML_TYPE_IQ4_NL:
-        return multiply_as<IQ4_NL>;
+        return &kFunctions<IQ4_NL>;
     case GGML_TYPE_IQ4_XS:
-        return multiply_as<IQ4_XS>;
+        return &kFunctions<IQ4_XS>;
     default:
         return nullptr;
     }
@@ -339,7 +473,7 @@ const char * instruction_set() {
     return SLIPSTREAM_KERNELS_VNNI ? "avx512-vnni" : "avx2";
 }
 bool serves(ggml_type type) {
-    return find_multiply(type) != nullptr;
+    return find_functions(type) != nullptr;
 }
 int panel_rows() {
     return kPanelRows;
@@ -357,11 +491,18 @@ void quantize(ggml_type weights, const float * row, int64_t n_columns, int64_t c
 }
 
 void multiply(const Product & product, int64_t first_panel, int64_t last_panel, int64_t upcoming) {
-    find_multiply(product.type)(product, first_panel, last_panel, upcoming);
+    find_functions(product.type)->multiply(product, first_panel, last_panel, upcoming);
 }
 void bring(const Product & product, int64_t panel) {
-    for (int64_t c = 0; c < n_chunks(product.n_columns); c++) {
-        part_of_panel(product, panel, c, 1).some();
+    find_functions(product.type)->bring(product, panel);
+}
+
+size_t packed_size(const Product & product) {
+    return product.n_weights / kPanelRows * find_functions(product.type)->packed_panel_size(product);
+}
+void pack(const Product & product, int64_t first_panel, int64_t last_panel, uint8_t * out) {
+    for (int64_t panel = first_panel; panel < last_panel && is_whole(product, panel); panel++) {
+        find_functions(product.type)->pack_panel(product, panel, out);
     }
 }
 
@@ -385,6 +526,10 @@ int panel_rows() {
 void quantize(ggml_type, const float *, int64_t, int64_t, Activations &) {}
 void multiply(const Product &, int64_t, int64_t, int64_t) {}
 void bring(const Product &, int64_t) {}
+size_t packed_size(const Product &) {
+    return 0;
+}
+void pack(const Product &, int64_t, int64_t, uint8_t *) {}
 
 } // namespace SLIPSTREAM_KERNELS_NAMESPACE
 } // namespace slipstream::kernels

@@ -36,13 +36,16 @@ bool enabled() {
 }
 
 // Weights are one matrix of whole rows, or one for each expert; activations and results rows of f32.
+bool is_served(const ggml_tensor * weights) {
+    return enabled() && kernels::serves(weights->type) && weights->ne[3] == 1 &&
+           weights->nb[0] == ggml_type_size(weights->type);
+}
+
 bool takes(const ggml_tensor * dst) {
     const ggml_tensor * weights = dst->src[0];
     const ggml_tensor * x = dst->src[1];
     const bool is_one = dst->op == GGML_OP_MUL_MAT && weights->ne[2] == 1;
-    return (is_one || dst->op == GGML_OP_MUL_MAT_ID) && enabled() && kernels::serves(weights->type) &&
-           weights->ne[3] == 1 && weights->nb[0] == ggml_type_size(weights->type) &&
-           x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && dst->type == GGML_TYPE_F32 &&
+    return (is_one || dst->op == GGML_OP_MUL_MAT_ID) && is_served(weights) && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && dst->type == GGML_TYPE_F32 &&
            dst->nb[0] == sizeof(float);
 }
 
@@ -76,13 +79,18 @@ void quantize_share(const ggml_compute_params * params, const ggml_tensor * dst,
     }
 }
 
-kernels::Product product_of(const ggml_tensor * weights) {
+// Of one matrix, or of that of one expert.
+kernels::Product product_of(const ggml_tensor * weights, int64_t expert = 0) {
     kernels::Product product{};
     product.type = weights->type;
-    product.weights = static_cast<const uint8_t *>(weights->data);
+    product.weights = static_cast<const uint8_t *>(weights->data) + expert * weights->nb[2];
     product.weight_stride = weights->nb[1];
     product.n_columns = weights->ne[0];
     product.n_weights = weights->ne[1];
+    // ggml uses `extra` in buffers of its own arrangement only, whose products do not come here.
+    if (const void * packed = __atomic_load_n(&weights->extra, __ATOMIC_ACQUIRE)) {
+        product.packed = static_cast<const uint8_t *>(packed) + expert * kernels::packed_size(product);
+    }
     return product;
 }
 
@@ -123,8 +131,7 @@ void multiply_share(const ggml_compute_params * params, const ggml_tensor * dst,
 void multiply_expert_rows(const ggml_compute_params * params, const ggml_tensor * dst, int64_t expert,
                           const int32_t * pairs, int64_t n_rows, kernels::Activations * activations) {
     const ggml_tensor * x = dst->src[1];
-    kernels::Product product = product_of(dst->src[0]);
-    product.weights += expert * dst->src[0]->nb[2];
+    kernels::Product product = product_of(dst->src[0], expert);
     product.activations = activations;
     product.chunk_stride = product.n_rows = n_rows;
     const int64_t first_panel = n_panels(product) * params->ith / params->nth;
@@ -235,6 +242,22 @@ void slipstream_kernels_set_owner(const void * owner) {
 
 void slipstream_kernels_forget(const void * owner) {
     kernels::CellOrder::forget(owner);
+}
+
+size_t slipstream_packed_size(const ggml_tensor * weights) {
+    return is_served(weights) ? weights->ne[2] * kernels::packed_size(product_of(weights)) : 0;
+}
+
+void slipstream_pack(const ggml_tensor * weights, void * out) {
+    for (int64_t i = 0; i < weights->ne[2]; i++) {
+        const kernels::Product product = product_of(weights, i);
+        kernels::pack(product, 0, n_panels(product),
+                      static_cast<uint8_t *>(out) + i * kernels::packed_size(product));
+    }
+}
+
+void slipstream_use_packed(ggml_tensor * weights, const void * packed) {
+    __atomic_store_n(&weights->extra, const_cast<void *>(packed), __ATOMIC_RELEASE);
 }
 
 bool slipstream_kernels_serve(ggml_type type) {

@@ -36,6 +36,9 @@ using FloatVector = __m512;
 inline IntVector load_i(const void * p) {
     return _mm512_loadu_si512(p);
 }
+inline void store_i(void * p, IntVector v) {
+    _mm512_storeu_si512(p, v);
+}
 inline IntVector zero_i() {
     return _mm512_setzero_si512();
 }
@@ -142,6 +145,10 @@ inline IntVector signed_low_bytes(IntVector v) {
 inline IntVector signed_high_bytes(IntVector v) {
     return _mm512_srai_epi16(_mm512_unpackhi_epi8(v, v), 8);
 }
+// The upper byte of every 16 bits as a number.
+inline IntVector signed_upper_bytes(IntVector v) {
+    return _mm512_srai_epi16(v, 8);
+}
 inline IntVector negated(IntVector v) {
     return _mm512_sub_epi32(_mm512_setzero_si512(), v);
 }
@@ -178,6 +185,9 @@ using FloatVector = __m256;
 
 inline IntVector load_i(const void * p) {
     return _mm256_loadu_si256(static_cast<const __m256i *>(p));
+}
+inline void store_i(void * p, IntVector v) {
+    _mm256_storeu_si256(static_cast<__m256i *>(p), v);
 }
 inline IntVector zero_i() {
     return _mm256_setzero_si256();
@@ -281,6 +291,9 @@ inline IntVector signed_low_bytes(IntVector v) {
 inline IntVector signed_high_bytes(IntVector v) {
     return _mm256_srai_epi16(_mm256_unpackhi_epi8(v, v), 8);
 }
+inline IntVector signed_upper_bytes(IntVector v) {
+    return _mm256_srai_epi16(v, 8);
+}
 inline IntVector negated(IntVector v) {
     return _mm256_sub_epi32(_mm256_setzero_si256(), v);
 }
@@ -306,15 +319,16 @@ inline __m256i place_sign(__m256i v) {
 #endif
 
 // Adds the products of four weight bytes per lane with the same four activations. `bits` is the width of a weight:
-// narrow ones let AVX2 add several pairs of products in 16 bits, which `n_steps` calls in a row then do.
+// narrow ones let AVX2 add several pairs of products in 16 bits, which `n_steps` calls in a row then do. `weights(step)`
+// are the bytes of a step.
 // 8-bit weights are signed in AVX2 and offset by 128 with VNNI (vpdpbusd has no form for two signed operands).
-template <int bits, int n_steps, int n_rows>
-inline void dot_steps(const uint8_t * weights, const int8_t * const (&rows)[n_rows], int offset,
+template <int bits, int n_steps, typename Weights, int n_rows>
+[[gnu::always_inline]] inline void dot_steps(const Weights & weights, const int8_t * const (&rows)[n_rows], int offset,
                       IntVector (&sums)[n_rows]) {
 #if SLIPSTREAM_KERNELS_VNNI
 #pragma GCC unroll 8
     for (int step = 0; step < n_steps; step++) {
-        const IntVector w = load_i(weights + step * kPanelRows * 4);
+        const IntVector w = weights(step);
 #pragma GCC unroll 8
         for (int r = 0; r < n_rows; r++) {
             sums[r] = _mm512_dpbusd_epi32(sums[r], w, broadcast_i(read32(rows[r] + offset + step * 4)));
@@ -330,7 +344,7 @@ inline void dot_steps(const uint8_t * weights, const int8_t * const (&rows)[n_ro
         __m256i short_sums[n_rows];
 #pragma GCC unroll 8
         for (int step = 0; step < group; step++) {
-            const __m256i w = load_i(weights + (first + step) * kPanelRows * 4);
+            const __m256i w = weights(first + step);
             const __m256i magnitude = bits == 8 ? _mm256_abs_epi8(w) : w;
 #pragma GCC unroll 8
             for (int r = 0; r < n_rows; r++) {

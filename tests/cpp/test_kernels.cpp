@@ -1,5 +1,6 @@
 // Checks the matrix product kernels in the instruction set this file is compiled for: against a reference in double
 // precision, against the error of upstream's dot product, and for bit-identity over the number of rows.
+// Everything is computed from the weights as they lie in a file and as pack() arranges them, which must not make a difference.
 // Prints a hash of all results, by which the instruction sets can be compared. Exits with the number of failures.
 // Weights and results are as large as they must be and no larger, so that an address sanitizer sees every step beyond.
 //
@@ -35,7 +36,7 @@ void check(bool ok, ggml_type type, int64_t columns, int64_t weights, int64_t ro
 struct Case {
     ggml_type type;
     int64_t columns, weights;
-    std::vector<uint8_t> quantized;
+    std::vector<uint8_t> quantized, packed;
     std::vector<float> decoded;
     size_t stride;
 
@@ -53,6 +54,26 @@ struct Case {
         for (int64_t i = 0; i < weights; i++) {
             ggml_get_type_traits(type)->to_float(&quantized[i * stride], &decoded[i * columns], columns);
         }
+        pack();
+    }
+
+    void pack() {
+        const kernels::Product p = product();
+        packed.resize(kernels::packed_size(p));
+        kernels::pack(p, 0, n_panels() / 2, packed.data());
+        kernels::pack(p, n_panels() / 2, n_panels(), packed.data());
+    }
+
+    int64_t n_panels() const { return (weights + kernels::panel_rows() - 1) / kernels::panel_rows(); }
+
+    kernels::Product product() const {
+        kernels::Product p{};
+        p.type = type;
+        p.weights = quantized.data();
+        p.weight_stride = stride;
+        p.n_columns = columns;
+        p.n_weights = weights;
+        return p;
     }
 
     std::vector<float> multiply(const float * x, int64_t rows) const {
@@ -63,13 +84,20 @@ struct Case {
                 kernels::quantize(type, x + r * columns, columns, c, activations[c * rows + r]);
             }
         }
-        std::vector<float> out(rows * weights, NAN);
-        const kernels::Product product{type,       quantized.data(),       stride, columns,
-                                       weights,    activations.data(),     rows,   rows,
-                                       out.data(), weights * sizeof(float)};
-        const int64_t n_panels = (weights + kernels::panel_rows() - 1) / kernels::panel_rows();
-        kernels::multiply(product, 0, n_panels / 2);
-        kernels::multiply(product, n_panels / 2, n_panels);
+        std::vector<float> out(rows * weights, NAN), again(rows * weights, NAN);
+        kernels::Product p = product();
+        p.activations = activations.data();
+        p.chunk_stride = p.n_rows = rows;
+        p.out = out.data();
+        p.out_stride = weights * sizeof(float);
+        kernels::multiply(p, 0, n_panels() / 2);
+        kernels::multiply(p, n_panels() / 2, n_panels());
+        p.packed = packed.data();
+        p.out = again.data();
+        kernels::multiply(p, 0, n_panels() / 2, n_panels() / 2);
+        kernels::multiply(p, n_panels() / 2, n_panels());
+        check(std::memcmp(out.data(), again.data(), out.size() * sizeof(float)) == 0, type, columns, weights,
+              rows, "packed weights give something else");
         return out;
     }
 
@@ -225,6 +253,7 @@ void check_extremes(ggml_type type, std::mt19937 & random) {
     for (int64_t i = 0; i < weights; i++) {
         ggml_get_type_traits(type)->to_float(&c.quantized[i * c.stride], &c.decoded[i * columns], columns);
     }
+    c.pack();
     std::vector<float> x(5 * columns, 127.0f);
     std::fill_n(x.begin() + columns, columns, -127.0f);
     for (int64_t i = 0; i < columns; i++) {

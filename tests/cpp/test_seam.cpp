@@ -61,12 +61,23 @@ Context new_context() {
     return {ggml_init({size_t{64} << 20, nullptr, false}), ggml_free};
 }
 
+// Twice: with the weights as they are, and packed.
 std::vector<float> compute(ggml_context * context, ggml_tensor * result, int n_threads) {
     ggml_cgraph * graph = ggml_new_graph(context);
     ggml_build_forward_expand(graph, result);
     ggml_graph_compute_with_ctx(context, graph, n_threads);
     const float * data = static_cast<const float *>(result->data);
-    return {data, data + ggml_nelements(result)};
+    const std::vector<float> found{data, data + ggml_nelements(result)};
+    ggml_tensor * weights = result->src[0];
+    std::vector<uint8_t> packed(slipstream_packed_size(weights));
+    slipstream_pack(weights, packed.data());
+    slipstream_use_packed(weights, packed.data());
+    std::fill_n(static_cast<float *>(result->data), found.size(), -1.0f);
+    ggml_graph_compute_with_ctx(context, graph, n_threads);
+    slipstream_use_packed(weights, nullptr);
+    check(std::memcmp(result->data, found.data(), found.size() * sizeof(float)) == 0, weights->type, weights->ne[1],
+          n_threads, "packed weights give something else");
+    return found;
 }
 
 // [columns, rows, planes] times one expert's matrix.
