@@ -156,9 +156,8 @@ bool replace(uintptr_t address, size_t bytes) {
         return false;
     }
     std::memcpy(copy, reinterpret_cast<const void *>(address), bytes);
-    if (mprotect(copy, bytes, PROT_READ) != 0 ||
-        mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void *>(address)) ==
-            MAP_FAILED) {
+    if (mprotect(copy, bytes, PROT_READ) != 0 || mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+                                                        reinterpret_cast<void *>(address)) == MAP_FAILED) {
         return false;
     }
     memory.forget();

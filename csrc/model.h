@@ -78,7 +78,7 @@ class Model {
     bool vocab_only_;
     uint64_t fingerprint_;
     pid_t pid_;
-    mutable std::mutex mutex_; // over model_
+    mutable std::mutex mutex_;                                            // over model_
     std::shared_ptr<HugeMemory> memory_ = std::make_shared<HugeMemory>(); // freed after the model
     std::shared_ptr<llama_model> model_;
     std::shared_ptr<HugePages> huge_pages_; // over mutex_, too

@@ -142,7 +142,8 @@ struct Legacy {
         }
         _mm256_store_ps(&panel.block_scale[b][half * kHalf], low_halves(head[0]));
         if constexpr (minimum) {
-            _mm256_store_ps(&panel.block_minimum[b][half * kHalf], low_halves(_mm256_srli_epi32(head[0], 16)));
+            _mm256_store_ps(&panel.block_minimum[b][half * kHalf],
+                            low_halves(_mm256_srli_epi32(head[0], 16)));
         }
     }
     static constexpr size_t fifth_at = sizeof(Block) - 20;
@@ -404,7 +405,8 @@ struct IQ4_XS {
                 _mm256_and_si256(_mm256_srli_epi32(head[0], 16 + 2 * b), _mm256_set1_epi32(3));
             const __m256i number =
                 _mm256_sub_epi32(_mm256_or_si256(low, _mm256_slli_epi32(high, 4)), _mm256_set1_epi32(32));
-            _mm256_store_ps(&panel.block_scale[b][half * kHalf], _mm256_mul_ps(d, _mm256_cvtepi32_ps(number)));
+            _mm256_store_ps(&panel.block_scale[b][half * kHalf],
+                            _mm256_mul_ps(d, _mm256_cvtepi32_ps(number)));
         }
     }
 };

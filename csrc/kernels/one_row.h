@@ -188,8 +188,7 @@ struct OneRow<SuperBlock<B, n_bits>> {
             sum = add(sum, multiply_low(sum_of_four(low), scale(2 * pair)));
             sum = add(sum,
                       multiply_low(shift_right_signed(sum_of_four(high), high_shift), scale(2 * pair + 1)));
-            minima = dot_pairs(minima, scales.minima(pair),
-                               broadcast_i(read32(x.sum32 + 2 * pair)));
+            minima = dot_pairs(minima, scales.minima(pair), broadcast_i(read32(x.sum32 + 2 * pair)));
         }
         store_f(sums, add_chunk(scaled(sum, scales.d, minima, scales.minus_d_min), x, load_f(sums)));
     }

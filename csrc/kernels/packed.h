@@ -212,7 +212,9 @@ struct Packed<Q2_K> : PackedWords<Q2_K> {
     SLIPSTREAM_INLINE IntVector step(int b, int k) const {
         return bits_of(shift_right(word(0, 4 + 8 * (b / 4) + k), 2 * (b % 4)), broadcast_byte(3));
     }
-    SLIPSTREAM_INLINE FloatVector scale(int i) const { return multiply(d, number(low_nibble(word(0, i / 4)), i)); }
+    SLIPSTREAM_INLINE FloatVector scale(int i) const {
+        return multiply(d, number(low_nibble(word(0, i / 4)), i));
+    }
     SLIPSTREAM_INLINE FloatVector minimum(int i) const {
         return multiply(minus_d_min, number(high_nibble(word(0, i / 4)), i));
     }

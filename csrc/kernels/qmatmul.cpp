@@ -25,7 +25,7 @@ namespace {
 constexpr int64_t kMaxRows = 256; // activation rows whose partial sums are kept while a panel is decoded once
 // Where there are many, panels that take turns with a chunk's activations, which then come from a near cache but once,
 // and whose results for a row lie together.
-constexpr int64_t kManyRows = 64, kMaxPanels = 4;
+constexpr int64_t kManyRows = 8, kMaxPanels = 4;
 constexpr int64_t kPanelSums = kMaxRows * kPanelRows; // places of the sums of a panel
 
 template <typename T>
@@ -37,20 +37,19 @@ IntVector start(const int32_t & minus_sum) {
     }
 }
 
-// Steps of 4 columns, from some of a chunk on.
+// Steps of 4 columns of a block of 32, from one on.
 template <typename Weights>
 struct Steps {
     const Weights & weights;
-    int first;
+    int block, first;
 
-    SLIPSTREAM_INLINE IntVector operator()(int i) const {
-        return weights.step((first + i) / 8, (first + i) % 8);
-    }
+    SLIPSTREAM_INLINE IntVector operator()(int i) const { return weights.step(block, first + i); }
 };
 
 // Adds n_blocks of 32 columns to the sums of n_rows activation rows.
 template <typename T, int n_rows, typename Weights>
-void tile(const Weights & weights, int n_blocks, const Activations * activations, float * sums, Ahead & ahead) {
+void tile(const Weights & weights, int n_blocks, const Activations * activations, float * sums,
+          Ahead & ahead) {
     FloatVector acc[n_rows];
     const int8_t * q[n_rows];
 #pragma GCC unroll 8
@@ -66,15 +65,14 @@ void tile(const Weights & weights, int n_blocks, const Activations * activations
             for (int r = 0; r < n_rows; r++) {
                 n[r] = start<T>(activations[r].minus_sum32[b]);
             }
-            dot_steps<T::bits, 8>(Steps<Weights>{weights, 8 * b}, q, b * 32, n);
+            dot_steps<T::bits, 8>(Steps<Weights>{weights, b, 0}, q, b * 32, n);
             const FloatVector scale = weights.scale(b);
 #pragma GCC unroll 8
             for (int r = 0; r < n_rows; r++) {
                 acc[r] =
                     multiply_add(multiply(to_float(n[r]), broadcast_f(activations[r].d[b])), scale, acc[r]);
                 if constexpr (T::has_minimum) {
-                    acc[r] =
-                        multiply_add(weights.minimum(b), broadcast_f(activations[r].d_sum[b]), acc[r]);
+                    acc[r] = multiply_add(weights.minimum(b), broadcast_f(activations[r].d_sum[b]), acc[r]);
                 }
             }
         } else {
@@ -84,7 +82,7 @@ void tile(const Weights & weights, int n_blocks, const Activations * activations
                 for (int r = 0; r < n_rows; r++) {
                     n[r] = start<T>(activations[r].minus_sum16[2 * b + s]);
                 }
-                dot_steps<T::bits, 4>(Steps<Weights>{weights, 8 * b + 4 * s}, q, b * 32 + 16 * s, n);
+                dot_steps<T::bits, 4>(Steps<Weights>{weights, b, 4 * s}, q, b * 32 + 16 * s, n);
                 const FloatVector scale = weights.scale(2 * b + s);
 #pragma GCC unroll 8
                 for (int r = 0; r < n_rows; r++) {
@@ -108,13 +106,14 @@ void tile(const Weights & weights, int n_blocks, const Activations * activations
 // The sums of one block and n_rows activation rows.
 template <typename T, int n_rows, typename Weights>
 SLIPSTREAM_INLINE void block_sums(const Weights & weights, int b, const Activations * activations,
-                const int8_t * const (&q)[n_rows], IntVector (&n)[n_rows]) {
+                                  const int8_t * const (&q)[n_rows], IntVector (&n)[n_rows]) {
     constexpr int n_steps = T::sub_block / 4;
 #pragma GCC unroll 8
     for (int r = 0; r < n_rows; r++) {
         n[r] = start<T>(T::sub_block == 16 ? activations[r].minus_sum16[b] : activations[r].minus_sum32[b]);
     }
-    dot_steps<T::bits, n_steps>(Steps<Weights>{weights, b * n_steps}, q, b * T::sub_block, n);
+    dot_steps<T::bits, n_steps>(Steps<Weights>{weights, b * n_steps / 8, b * n_steps % 8}, q,
+                                b * T::sub_block, n);
 }
 
 // Adds the sums of two blocks, times their integer scales. Those of narrow activations fit 16 bits, so that one
@@ -156,7 +155,8 @@ void integer_tile(const Weights & weights, const Activations * activations, floa
         q[r] = activations[r].q;
     }
     constexpr int n_pairs = kChunk / T::sub_block / 2;
-    if constexpr (Weights::is_made_here) { // its shifts must be constants; loads need not, and the code stays small
+    if constexpr (
+        Weights::is_made_here) { // its shifts must be constants; loads need not, and the code stays small
 #pragma GCC unroll 8
         for (int pair = 0; pair < n_pairs; pair++) {
             add_pair<T, n_rows, is_narrow>(weights, pair, activations, q, acc, ahead);
@@ -195,8 +195,8 @@ bool are_narrow(const Activations * activations) {
 }
 
 template <typename T, int n = kRowTile, typename Weights>
-void tiles(const Weights & weights, int n_blocks, const Activations * activations, int64_t n_rows, float * sums,
-           Ahead & ahead) {
+void tiles(const Weights & weights, int n_blocks, const Activations * activations, int64_t n_rows,
+           float * sums, Ahead & ahead) {
     for (; n_rows >= n; n_rows -= n, activations += n, sums += n * kPanelRows) {
         if constexpr (T::integer_scales) {
             if (are_narrow<n>(activations)) {
@@ -266,7 +266,8 @@ class Upcoming {
     Upcoming() = default;
     Upcoming(Bytes bytes, int64_t n_columns) : bytes_(bytes), per_chunk_(bytes.n * kChunk / n_columns) {}
     Ahead part(int64_t c, int n_calls) const {
-        const int64_t begin = std::min(c * per_chunk_, bytes_.n), end = std::min(begin + per_chunk_, bytes_.n);
+        const int64_t begin = std::min(c * per_chunk_, bytes_.n),
+                      end = std::min(begin + per_chunk_, bytes_.n);
         return {bytes_.begin + begin, bytes_.begin + end, n_calls};
     }
 
@@ -337,8 +338,7 @@ void multiply_packed(const Product & p, int64_t first_panel, int n_panels, int64
         const Activations * activations = p.activations + c * p.chunk_stride + first_row;
         for (int i = 0; i < n_panels; i++) {
             Ahead ahead = upcoming.panels[i].part(c, n_blocks);
-            const Packed<T> packed{
-                PackedWords<T>{begin + i * panel_size, n_blocks * 32 / T::columns}};
+            const Packed<T> packed{PackedWords<T>{begin + i * panel_size, n_blocks * 32 / T::columns}};
             if (n_rows <= kRowTile) {
                 tiles<T>(packed, n_blocks, activations, n_rows, sums + i * kPanelSums, ahead);
             } else {
@@ -377,8 +377,8 @@ void multiply_panels(const Product & p, int64_t panel, int n_panels, int64_t nex
     if (p.packed != nullptr && begin == first) {
         multiply_packed<T>(p, panel, n_panels, next, first_row, n_rows, sums);
     } else {
-        multiply_rows<T>(p, {p.weights + begin * p.weight_stride, p.weight_stride}, n_panels, next,
-                         first_row, n_rows, sums);
+        multiply_rows<T>(p, {p.weights + begin * p.weight_stride, p.weight_stride}, n_panels, next, first_row,
+                         n_rows, sums);
     }
     if (begin < first) {
         write_part(first - begin, first, p.n_weights - first);

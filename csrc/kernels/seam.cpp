@@ -45,8 +45,8 @@ bool takes(const ggml_tensor * dst) {
     const ggml_tensor * weights = dst->src[0];
     const ggml_tensor * x = dst->src[1];
     const bool is_one = dst->op == GGML_OP_MUL_MAT && weights->ne[2] == 1;
-    return (is_one || dst->op == GGML_OP_MUL_MAT_ID) && is_served(weights) && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && dst->type == GGML_TYPE_F32 &&
-           dst->nb[0] == sizeof(float);
+    return (is_one || dst->op == GGML_OP_MUL_MAT_ID) && is_served(weights) && x->type == GGML_TYPE_F32 &&
+           x->nb[0] == sizeof(float) && dst->type == GGML_TYPE_F32 && dst->nb[0] == sizeof(float);
 }
 
 int64_t n_rows(const ggml_tensor * x) {

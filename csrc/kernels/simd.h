@@ -323,8 +323,8 @@ inline __m256i place_sign(__m256i v) {
 // are the bytes of a step.
 // 8-bit weights are signed in AVX2 and offset by 128 with VNNI (vpdpbusd has no form for two signed operands).
 template <int bits, int n_steps, typename Weights, int n_rows>
-[[gnu::always_inline]] inline void dot_steps(const Weights & weights, const int8_t * const (&rows)[n_rows], int offset,
-                      IntVector (&sums)[n_rows]) {
+[[gnu::always_inline]] inline void dot_steps(const Weights & weights, const int8_t * const (&rows)[n_rows],
+                                             int offset, IntVector (&sums)[n_rows]) {
 #if SLIPSTREAM_KERNELS_VNNI
 #pragma GCC unroll 8
     for (int step = 0; step < n_steps; step++) {

@@ -42,16 +42,17 @@ class Model:
 
     def use_huge_pages(self, wait: bool = False) -> int:
         """
-        Move the weights that are mapped from the file into huge pages, at the same addresses, while they are used.
+        Copy the weights that are mapped from the file into huge pages, while they are used.
 
-        A private copy; reading all of it for every token is some percent quicker. Linux only. Nothing happens on other
-        systems, where transparent huge pages are switched off, and where less than twice the weights is free.
+        The copy is arranged for the matrix kernels, which read it with less work; results keep their bits. Linux only.
+        Nothing happens on other systems, where transparent huge pages are switched off, and where less than twice the
+        weights is free.
 
         Args:
-            wait: Return when it is done; about half a second for each GB. Else it goes on in the background.
+            wait: Return when it is done; about a second for each GB. Else it goes on in the background.
 
         Returns:
-            Bytes moved so far.
+            Bytes copied so far.
 
         Raises:
             ClosedError: the model is closed.

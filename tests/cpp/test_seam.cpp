@@ -75,8 +75,8 @@ std::vector<float> compute(ggml_context * context, ggml_tensor * result, int n_t
     std::fill_n(static_cast<float *>(result->data), found.size(), -1.0f);
     ggml_graph_compute_with_ctx(context, graph, n_threads);
     slipstream_use_packed(weights, nullptr);
-    check(std::memcmp(result->data, found.data(), found.size() * sizeof(float)) == 0, weights->type, weights->ne[1],
-          n_threads, "packed weights give something else");
+    check(std::memcmp(result->data, found.data(), found.size() * sizeof(float)) == 0, weights->type,
+          weights->ne[1], n_threads, "packed weights give something else");
     return found;
 }
 
