@@ -212,6 +212,9 @@ class FakeRunner:
         self.steps.append(list(scheduled))
         return self._compute(scheduled)
 
+    def settle(self):
+        pass
+
     def interrupt(self) -> None:
         self.num_interrupts += 1
 

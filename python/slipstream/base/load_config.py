@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from platform import machine
+
 import msgspec
 
 from slipstream.base.errors import InvalidRequestError
@@ -52,13 +54,13 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
         flash_attention: None lets llama.cpp decide.
         kv_type: Element type of the KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
         mmap: Map the file into memory rather than read it.
-        huge_pages: Copy the mapped weights into huge pages in the background, where twice their size is free: they are
-            read more quickly. Linux only.
+        huge_pages: Copy the mapped weights into huge pages in the background, where twice their size is free, arranged
+            for the CPU kernels: they are read more quickly and with less work. Linux only.
         keep_in_memory: Lock the weights in memory, so that their pages are not dropped (`ulimit -l` must allow it).
         rope_freq_base: Base of the rotary positions; 0 takes the model's.
         rope_freq_scale: Their scale, 1/n for a context n times as long as trained; 0 takes the model's.
-        repack: Let ggml re-arrange weights for this CPU: a copy of them, quicker for one token at a time of some types,
-            slower for several. None does so where one request runs at a time.
+        repack: Let ggml re-arrange weights for this CPU: a copy of them, which `huge_pages` does not copy once more. On
+            x86 Slipstream's own kernels are quicker. None does so on other CPUs, where one request runs at a time.
         chat_template: Jinja text that replaces the model's own template.
         step_target_ms: While some requests stream, prompts of others are computed in pieces so that a step takes about
             this long and the streams keep flowing, up to four times as long where pieces of 128 tokens need that; 0
@@ -160,7 +162,9 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_repacked(self) -> bool:
         """What `repack` comes to."""
-        return self.parallel == 1 if self.repack is None else self.repack
+        if self.repack is None:
+            return self.parallel == 1 and machine().lower() not in ("x86_64", "amd64")
+        return self.repack
 
 
 def with_layers(config: LoadConfig, num_layers: int) -> LoadConfig:

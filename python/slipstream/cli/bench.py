@@ -56,8 +56,8 @@ def decode(
     ] = 0,
     repack: Annotated[
         bool,
-        typer.Option(help="Re-arrange weights for this CPU, as for one request at a time."),
-    ] = True,
+        typer.Option(help="Let ggml re-arrange weights for this CPU; on x86 servers do not."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON with machine, commit, build and every sample.")
     ] = False,
@@ -114,7 +114,7 @@ def step(
     repack: Annotated[
         bool,
         typer.Option(
-            help="Re-arrange weights for this CPU; servers of several requests at a time do not."
+            help="Let ggml re-arrange weights for this CPU; on x86 servers do not."
         ),
     ] = False,
     as_json: Annotated[

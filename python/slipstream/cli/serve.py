@@ -68,7 +68,7 @@ def serve(
     huge_pages: Annotated[
         bool,
         typer.Option(
-            help="Copy mapped weights into huge pages in the background, if memory is ample."
+            help="Copy mapped weights into huge pages, arranged for the kernels, if memory is ample."
         ),
     ] = True,
     step_target_ms: Annotated[
@@ -135,8 +135,8 @@ def serve(
     repack: Annotated[
         bool | None,
         typer.Option(
-            help="Re-arrange weights for this CPU: a copy, quicker for one request at a time of some types, slower "
-            "for several. Default: with --parallel 1.",
+            help="Let ggml re-arrange weights for this CPU: a copy; on x86 slower than as they are. Default: with "
+            "--parallel 1 on other CPUs.",
         ),
     ] = None,
     cors: CorsOption = None,

@@ -204,8 +204,7 @@ class LlamaRunner(LlamaText):
             forward_native_log(is_loading=True)
         try:
             runner = cls(model, config)
-            if config.huge_pages and config.mmap and not config.keep_in_memory:
-                runner.use_huge_pages()
+            runner.use_huge_pages(wait=False)
             return runner
         except BaseException:
             model.close()
@@ -230,11 +229,15 @@ class LlamaRunner(LlamaText):
             forward_native_log(is_loading=True)
         self.pictures = PictureReader(projector, marker)
 
-    def use_huge_pages(self) -> None:
-        """Move the weights into huge pages, in the background; a locked copy would be locked no more."""
-        for model in (self._model, self._draft_model):
-            if model is not None:
-                model.use_huge_pages()
+    def use_huge_pages(self, *, wait: bool) -> None:
+        """Copy the weights into huge pages where the configuration has it; a copy of locked ones would not be locked."""
+        if self._config.huge_pages and self._config.mmap and not self._config.keep_in_memory:
+            for model in (self._model, self._draft_model):
+                if model is not None:
+                    model.use_huge_pages(wait)
+
+    def settle(self) -> None:
+        self.use_huge_pages(wait=True)
 
     def step_costs(self) -> list[tuple[int, float]]:
         """Return (rows, seconds) of steps, measured now or known from earlier loads. Before the first request only."""

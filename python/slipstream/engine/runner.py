@@ -203,6 +203,9 @@ class ModelRunner(Protocol):
     def draft_lag(self, seq_id: int) -> int:
         """Return how many tokens of a sequence the draft model computes before its next draft."""
 
+    def settle(self) -> None:
+        """Wait for what still goes on in the background after a load: steps are quicker then. For measurements."""
+
     def interrupt(self) -> None:
         """Stop the running step soon. Any thread."""
 

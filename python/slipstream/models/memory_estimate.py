@@ -1,7 +1,7 @@
 """What loading a model will take of memory, from its header alone: arithmetic, nothing is loaded.
 
     weights   every tensor of the file; mapped or copied, they are there once
-    repacked  a copy of the weights ggml re-arranges (repack.cpp), where only one request runs at a time
+    repacked  a copy of the weights ggml re-arranges (repack.cpp), where it is asked to
     KV cache  keys and values of each attention layer for every token of the context
     compute   attention masks and the widest of logits and feed-forward rows (llama-context.cpp `graph_reserve`)
     output    a row of logits for each sequence

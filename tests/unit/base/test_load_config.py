@@ -2,6 +2,7 @@
 
 import pytest
 
+from slipstream.base import load_config
 from slipstream.base.load_config import LoadConfig
 
 
@@ -35,3 +36,14 @@ def test_settings_that_have_an_effect_are_not_warned_of(settings):
 def test_settings_without_effect_are_named(settings, names):
     reasons = LoadConfig(**settings).idle_settings
     assert [reason.split()[0] for reason in reasons] == names
+
+
+@pytest.mark.parametrize(
+    ("cpu", "parallel", "is_repacked"),
+    [("x86_64", 1, False), ("AMD64", 1, False), ("aarch64", 1, True), ("aarch64", 4, False)],
+)
+def test_ggml_rearranges_weights_where_our_kernels_do_not_run(monkeypatch, cpu, parallel, is_repacked):
+    monkeypatch.setattr(load_config, "machine", lambda: cpu)
+    assert LoadConfig(parallel=parallel).is_repacked == is_repacked
+    for wanted in (True, False):
+        assert LoadConfig(parallel=parallel, repack=wanted).is_repacked == wanted

@@ -134,7 +134,8 @@ def test_the_step_table_shows_what_the_engine_begins_with(bench):
 
 
 def test_weights_are_repacked_as_asked_for(bench):
-    assert bench("m.gguf")["model"].repack
+    assert not bench("m.gguf")["model"].repack
+    assert bench("m.gguf", "--repack")["model"].repack
     assert not bench("m.gguf", command="step")["model"].repack
     assert "ggml's repack" in bench("m.gguf", "--repack", command="step")["result"].stdout
 

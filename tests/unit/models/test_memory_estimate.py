@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from slipstream.base import load_config
 from slipstream.base.errors import ModelLoadError
 from slipstream.base.load_config import LoadConfig
 from slipstream.models import memory_estimate
@@ -81,6 +82,7 @@ def test_what_lies_on_a_gpu_is_told_and_taken_from_the_machine_only_where_they_s
 
 def test_rearranged_weights_are_a_copy_beside_the_mapped_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(memory_estimate, "machine", lambda: "aarch64")
+    monkeypatch.setattr(load_config, "machine", lambda: "aarch64")
     metadata = [("general.architecture", "str", "llama"), ("llama.block_count", "u32", 1)]
     tensors = [("blk.0.ffn_up.weight", to_q8_0(np.zeros((64, 32))))]
     path = tmp_path / "m.gguf"
@@ -94,7 +96,7 @@ def test_rearranged_weights_are_a_copy_beside_the_mapped_ones(tmp_path, monkeypa
     ):
         assert estimate_load(path, 0, LoadConfig(**config)).repacked_bytes == 0
     monkeypatch.setattr(memory_estimate, "machine", lambda: "x86_64")  # leaves this type alone
-    assert estimate_load(path, 0, LoadConfig(parallel=1)).repacked_bytes == 0
+    assert estimate_load(path, 0, LoadConfig(parallel=1, repack=True)).repacked_bytes == 0
 
 
 def test_a_file_that_is_no_model_is_told(tmp_path):

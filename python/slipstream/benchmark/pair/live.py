@@ -83,7 +83,9 @@ def load_host(
         ModelLoadError: a file is no usable model, or the draft model does not fit.
         ContextCreateError: the machine cannot hold the context.
     """
-    return EngineHost.load(target, load_config(draft, settings, context_length, parallel))
+    host = EngineHost.load(target, load_config(draft, settings, context_length, parallel))
+    host.lend(lambda runner: runner.settle())
+    return host
 
 
 def run(

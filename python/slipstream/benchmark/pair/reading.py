@@ -215,6 +215,7 @@ def _time(name: str, run: PairRun, journal: Journal, step: Callable[..., None]) 
                     "drafts cannot leave"
                 )
                 raise InvalidRequestError(message, param="target")
+            runner.settle()
             before, begin_s = waited_s(), time.perf_counter()
             target, drafter = costs.measure(
                 runner,
