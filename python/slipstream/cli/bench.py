@@ -113,9 +113,7 @@ def step(
     ] = 0,
     repack: Annotated[
         bool,
-        typer.Option(
-            help="Let ggml re-arrange weights for this CPU; on x86 servers do not."
-        ),
+        typer.Option(help="Let ggml re-arrange weights for this CPU; on x86 servers do not."),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON with machine, commit, build and every sample.")

@@ -230,13 +230,14 @@ class LlamaRunner(LlamaText):
         self.pictures = PictureReader(projector, marker)
 
     def use_huge_pages(self, *, wait: bool) -> None:
-        """Copy the weights into huge pages where the configuration has it; a copy of locked ones would not be locked."""
+        """Copy the weights into huge pages where the configuration has it; a copy of locked ones would be unlocked."""
         if self._config.huge_pages and self._config.mmap and not self._config.keep_in_memory:
             for model in (self._model, self._draft_model):
                 if model is not None:
                     model.use_huge_pages(wait)
 
     def settle(self) -> None:
+        """Wait for the copies of the weights."""
         self.use_huge_pages(wait=True)
 
     def step_costs(self) -> list[tuple[int, float]]:

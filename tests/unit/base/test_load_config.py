@@ -42,7 +42,9 @@ def test_settings_without_effect_are_named(settings, names):
     ("cpu", "parallel", "is_repacked"),
     [("x86_64", 1, False), ("AMD64", 1, False), ("aarch64", 1, True), ("aarch64", 4, False)],
 )
-def test_ggml_rearranges_weights_where_our_kernels_do_not_run(monkeypatch, cpu, parallel, is_repacked):
+def test_ggml_rearranges_weights_where_our_kernels_do_not_run(
+    monkeypatch, cpu, parallel, is_repacked
+):
     monkeypatch.setattr(load_config, "machine", lambda: cpu)
     assert LoadConfig(parallel=parallel).is_repacked == is_repacked
     for wanted in (True, False):
