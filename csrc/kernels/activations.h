@@ -81,7 +81,8 @@ inline bool is_narrow(ggml_type weights, const Activations & x) {
     return largest_weight * _mm_cvtsi128_si32(m) <= INT16_MAX;
 }
 
-inline void quantize_chunk(ggml_type weights, const float * x, Activations & out) {
+// `offset_log2` is that of the weights as the kernels see them; negative: they have none.
+inline void quantize_chunk(ggml_type weights, int offset_log2, const float * x, Activations & out) {
     __m256 max = largest_magnitudes(x);
     if (has_integer_scales(weights)) {
         max = largest_everywhere(max);
@@ -110,9 +111,12 @@ inline void quantize_chunk(ggml_type weights, const float * x, Activations & out
         const __m128i both = _mm_add_epi32(first, second), zero = _mm_setzero_si128();
         const __m128i low = _mm_unpacklo_epi32(first, second), high = _mm_unpackhi_epi32(first, second);
         const auto store = [](void * to, __m128i v) { _mm_storeu_si128(static_cast<__m128i *>(to), v); };
-        store(out.minus_sum32 + b, _mm_sub_epi32(zero, both));
-        store(out.minus_sum16 + 2 * b, _mm_sub_epi32(zero, low));
-        store(out.minus_sum16 + 2 * b + 4, _mm_sub_epi32(zero, high));
+        if (offset_log2 >= 0) {
+            const auto start = [&](__m128i v) { return _mm_slli_epi32(_mm_sub_epi32(zero, v), offset_log2); };
+            store(out.start32 + b, start(both));
+            store(out.start16 + 2 * b, start(low));
+            store(out.start16 + 2 * b + 4, start(high));
+        }
         store(out.sum16 + 2 * b, _mm_packs_epi32(low, high));
         _mm_storel_epi64(reinterpret_cast<__m128i *>(out.sum32 + b), _mm_packs_epi32(both, both));
         _mm_storeu_ps(out.d_sum + b, _mm_mul_ps(_mm_loadu_ps(out.d + b), _mm_cvtepi32_ps(both)));

@@ -88,7 +88,7 @@ struct OneRowOfBlocks {
             }
             IntVector sum = sum_of_four(n);
             if constexpr (T::offset_log2 >= 0) {
-                sum = add(sum, shift_left<T::offset_log2>(broadcast_i(x.minus_sum32[b])));
+                sum = add(sum, broadcast_i(x.start32[b]));
             }
             const IntVector start =
                 interleave_low64(interleave_low32(head[0], head[1]), interleave_low32(head[2], head[3]));

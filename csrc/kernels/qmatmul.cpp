@@ -29,9 +29,9 @@ constexpr int64_t kManyRows = 8, kMaxPanels = 4;
 constexpr int64_t kPanelSums = kMaxRows * kPanelRows; // places of the sums of a panel
 
 template <typename T>
-IntVector start(const int32_t & minus_sum) {
+IntVector start(const int32_t & sum) {
     if constexpr (T::offset_log2 >= 0) {
-        return shift_left<T::offset_log2>(broadcast_i(minus_sum));
+        return broadcast_i(sum);
     } else {
         return zero_i();
     }
@@ -63,7 +63,7 @@ void tile(const Weights & weights, int n_blocks, const Activations * activations
         if constexpr (T::sub_block == 32) {
 #pragma GCC unroll 8
             for (int r = 0; r < n_rows; r++) {
-                n[r] = start<T>(activations[r].minus_sum32[b]);
+                n[r] = start<T>(activations[r].start32[b]);
             }
             dot_steps<T::bits, 8>(Steps<Weights>{weights, b, 0}, q, b * 32, n);
             const FloatVector scale = weights.scale(b);
@@ -80,7 +80,7 @@ void tile(const Weights & weights, int n_blocks, const Activations * activations
             for (int s = 0; s < 2; s++) {
 #pragma GCC unroll 8
                 for (int r = 0; r < n_rows; r++) {
-                    n[r] = start<T>(activations[r].minus_sum16[2 * b + s]);
+                    n[r] = start<T>(activations[r].start16[2 * b + s]);
                 }
                 dot_steps<T::bits, 4>(Steps<Weights>{weights, b, 4 * s}, q, b * 32 + 16 * s, n);
                 const FloatVector scale = weights.scale(2 * b + s);
@@ -90,7 +90,7 @@ void tile(const Weights & weights, int n_blocks, const Activations * activations
                                           acc[r]);
                     if constexpr (T::has_minimum) {
                         const float d_sum =
-                            activations[r].d[b] * static_cast<float>(-activations[r].minus_sum16[2 * b + s]);
+                            activations[r].d[b] * static_cast<float>(activations[r].sum16[2 * b + s]);
                         acc[r] = multiply_add(weights.minimum(2 * b + s), broadcast_f(d_sum), acc[r]);
                     }
                 }
@@ -110,7 +110,7 @@ SLIPSTREAM_INLINE void block_sums(const Weights & weights, int b, const Activati
     constexpr int n_steps = T::sub_block / 4;
 #pragma GCC unroll 8
     for (int r = 0; r < n_rows; r++) {
-        n[r] = start<T>(T::sub_block == 16 ? activations[r].minus_sum16[b] : activations[r].minus_sum32[b]);
+        n[r] = start<T>(T::sub_block == 16 ? activations[r].start16[b] : activations[r].start32[b]);
     }
     dot_steps<T::bits, n_steps>(Steps<Weights>{weights, b * n_steps / 8, b * n_steps % 8}, q,
                                 b * T::sub_block, n);
@@ -431,10 +431,12 @@ struct Functions {
     void (*bring)(const Product &, int64_t panel);
     size_t (*packed_panel_size)(const Product &);
     void (*pack_panel)(const Product &, int64_t panel, uint8_t * out);
+    int offset_log2;
 };
 
 template <typename T>
-constexpr Functions kFunctions{multiply_as<T>, bring_panel<T>, packed_panel_size<T>, pack_panel<T>};
+constexpr Functions kFunctions{multiply_as<T>, bring_panel<T>, packed_panel_size<T>, pack_panel<T>,
+                               T::offset_log2};
 
 const Functions * find_functions(ggml_type type) {
     switch (type) {
@@ -487,7 +489,7 @@ void quantize(ggml_type weights, const float * row, int64_t n_columns, int64_t c
         std::fill(std::copy_n(x, n, whole), whole + kChunk, 0.0f);
         x = whole;
     }
-    quantize_chunk(weights, x, out);
+    quantize_chunk(weights, find_functions(weights)->offset_log2, x, out);
 }
 
 void multiply(const Product & product, int64_t first_panel, int64_t last_panel, int64_t upcoming) {

@@ -29,8 +29,9 @@ struct Activations {
     float d_sum[kChunk / 32]; // d times the sum of q: multiplies the minimum of a weight block
     int16_t is_narrow;        // with one scale: whether sums of products of any block of weights fit 16 bits
     int16_t sum32[kChunk / 32], sum16[kChunk / 16];
-    int32_t minus_sum32[kChunk / 32];
-    int32_t minus_sum16[kChunk / 16];
+    // Times what the weights are offset by: sums of products begin here.
+    int32_t start32[kChunk / 32];
+    int32_t start16[kChunk / 16];
 };
 
 // The instruction set this was compiled for, or null where there are no kernels.

@@ -45,10 +45,6 @@ inline IntVector zero_i() {
 inline IntVector broadcast_i(int32_t v) {
     return _mm512_set1_epi32(v);
 }
-template <int bits>
-IntVector shift_left(IntVector v) {
-    return _mm512_slli_epi32(v, bits);
-}
 inline FloatVector load_f(const float * p) {
     return _mm512_loadu_ps(p);
 }
@@ -194,10 +190,6 @@ inline IntVector zero_i() {
 }
 inline IntVector broadcast_i(int32_t v) {
     return _mm256_set1_epi32(v);
-}
-template <int bits>
-IntVector shift_left(IntVector v) {
-    return _mm256_slli_epi32(v, bits);
 }
 inline FloatVector load_f(const float * p) {
     return _mm256_loadu_ps(p);
