@@ -1,7 +1,8 @@
 // One matrix product through ggml, once to warm up and once for callgrind to count. One thread.
-// usage: count_instructions TYPE COLUMNS WEIGHT_ROWS ROWS plain|repack       (SLIPSTREAM_KERNELS=off for upstream's)
+// usage: count_instructions TYPE COLUMNS WEIGHT_ROWS ROWS plain|repack|packed       (SLIPSTREAM_KERNELS=off for upstream's)
 #include <valgrind/callgrind.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -13,6 +14,7 @@
 #include "ggml-cpu.h"
 #include "ggml-cpu/repack.h"
 #include "ggml.h"
+#include "kernels/seam.h"
 
 namespace {
 
@@ -35,7 +37,7 @@ ggml_context * new_context() {
 
 int main(int argc, char ** argv) {
     if (argc != 6) {
-        std::fprintf(stderr, "usage: count_instructions TYPE COLUMNS WEIGHT_ROWS ROWS plain|repack\n");
+        std::fprintf(stderr, "usage: count_instructions TYPE COLUMNS WEIGHT_ROWS ROWS plain|repack|packed\n");
         return 2;
     }
     const ggml_type type = type_named(argv[1]);
@@ -57,6 +59,12 @@ int main(int argc, char ** argv) {
                                                                  ? ggml_backend_cpu_repack_buffer_type()
                                                                  : ggml_backend_cpu_buffer_type());
     ggml_backend_tensor_set(weights, quantized.data(), 0, quantized.size());
+    std::vector<char> packed(slipstream_packed_size(weights) + 64);
+    if (std::strcmp(argv[5], "packed") == 0) { // as a model's weights are once they were copied
+        void * at = packed.data() + 64 - reinterpret_cast<uintptr_t>(packed.data()) % 64;
+        slipstream_pack(weights, at, 0, 1);
+        slipstream_use_packed(weights, at);
+    }
 
     ggml_context * context = new_context();
     ggml_tensor * x = ggml_new_tensor_2d(context, GGML_TYPE_F32, columns, rows);

@@ -1,8 +1,9 @@
-"""Instructions of a matrix product, ours and upstream's in its two modes, counted by callgrind: exact on any machine.
+"""Instructions of a matrix product, counted by callgrind: exact on any machine.
 
-Everything is built for AVX2, as valgrind knows no AVX-512, in build/avx2 (a minute or two the first time). A product is
-a whole ggml operation on one thread, activations quantized and all. Figures are instructions per 1000 multiply-adds.
-Needs valgrind and its headers.
+Ours has its weights as they lie in a file and packed, as they are once they were copied into huge pages; upstream's as in
+the file and repacked. Everything is built for AVX2, as valgrind knows no AVX-512, in build/avx2 (a minute or two the
+first time). A product is a whole ggml operation on one thread, activations quantized and all. Figures are instructions
+per 1000 multiply-adds. Needs valgrind and its headers.
 
 usage: python bench/count_instructions.py [--types q4_K,...] [--rows 1,4,8,256] [--columns 1536] [--weights 256]
        [--json FILE]
@@ -25,6 +26,12 @@ from slipstream.benchmark.report import provenance
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "avx2"
 TYPES = "q4_0,q4_1,q5_0,q5_1,q8_0,q2_K,q3_K,q4_K,q5_K,q6_K,iq4_nl,iq4_xs"
+ARMS = {  # SLIPSTREAM_KERNELS, and how weights lie in memory
+    "ours": ("on", "plain"),
+    "packed": ("on", "packed"),
+    "upstream plain": ("off", "plain"),
+    "upstream repack": ("off", "repack"),
+}
 REPACKED = ("q4_0", "q4_K", "iq4_nl")  # what upstream repacks with AVX2
 
 
@@ -45,8 +52,7 @@ def count(
     program: str, type_name: str, arguments: argparse.Namespace, rows: int, arm: str
 ) -> float:
     """Return the instructions of a product per 1000 multiply-adds."""
-    kernels = "on" if arm == "ours" else "off"
-    mode = "repack" if arm == "upstream repack" else "plain"
+    kernels, mode = ARMS[arm]
     result = subprocess.run(
         ["valgrind", "--tool=callgrind", "--collect-atstart=no", "--callgrind-out-file=/dev/null", program,
          type_name, str(arguments.columns), str(arguments.weights), str(rows), mode],
@@ -70,15 +76,13 @@ def main() -> None:
     program = build()
     counts: dict[str, dict[str, float]] = {}
     for type_name in arguments.types.split(","):
-        arms = ["ours", "upstream plain"]
-        if type_name in REPACKED:
-            arms.append("upstream repack")
+        arms = [arm for arm in ARMS if arm != "upstream repack" or type_name in REPACKED]
         for rows in map(int, arguments.rows.split(",")):
             found = {arm: count(program, type_name, arguments, rows, arm) for arm in arms}
             counts[f"{type_name}, {rows} rows"] = found
             figures = "  ".join(f"{arm} {figure:7.1f}" for arm, figure in found.items())
-            best = min(figure for arm, figure in found.items() if arm != "ours")
-            print(f"{type_name:7} {rows:4} rows  {figures}   ours / the fewer of upstream {found['ours'] / best:.2f}",
+            best = min(figure for arm, figure in found.items() if arm.startswith("upstream"))
+            print(f"{type_name:7} {rows:4} rows  {figures}   packed / the fewer of upstream {found['packed'] / best:.2f}",
                   flush=True)  # fmt: skip
     if arguments.json:
         report = {"provenance": provenance(), "columns": arguments.columns, "weights": arguments.weights,

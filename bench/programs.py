@@ -25,6 +25,7 @@ def compiled(name: str, folder: Path, *flags: str, ggml: Path | None = None) -> 
     if ggml is not None:
         llama = subprocess.check_output([sys.executable, str(FETCH)], text=True).strip()
         command += [f"-I{llama}/ggml/{part}" for part in ("include", "src")]
+        command += [f"-I{FOLDER.parent / 'csrc'}"]
         libraries = [str(ggml / f"lib{part}.a") for part in ("ggml", "ggml-cpu", "ggml-base")]
         command += ["-Wl,--start-group", *libraries, "-Wl,--end-group", "-ldl", "-lm"]
     subprocess.run([*command, "-lpthread", "-o", program], check=True)

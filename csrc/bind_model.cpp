@@ -85,15 +85,15 @@ void bind_model(nb::module_ & m) {
             "Raises:\n"
             "    ModelLoadError: the file is no usable model, or loading was cancelled.\n"
             "    InvalidRequestError: num_experts is more than the model has.")
-        .def("close", &Model::close,
+        .def("close", &Model::close, nb::call_guard<nb::gil_scoped_release>(),
              "Drop this object's hold on the model; contexts made from it keep it alive. Idempotent.")
         .def(
             "use_huge_pages", &Model::use_huge_pages, "wait"_a = false,
             nb::call_guard<nb::gil_scoped_release>(),
             "Copy the weights that are mapped from the file into huge pages, while they are used.\n\n"
-            "The copy is arranged for the matrix kernels, which read it with less work; results keep their bits. Linux only.\n"
-            "Nothing happens on other systems, where transparent huge pages are switched off, and where less than twice the\n"
-            "weights is free.\n\n"
+            "The copy is arranged for the matrix kernels, which read it with less work; results keep their bits. Where they serve\n"
+            "less than half of the bytes, all are moved as they are. Linux only. Nothing happens on other systems, where\n"
+            "transparent huge pages are switched off, and where less than twice the weights is free.\n\n"
             "Args:\n"
             "    wait: Return when it is done; about a second for each GB. Else it goes on in the background.\n\n"
             "Returns:\n"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <fstream>
 #include <set>
 #include <string>
@@ -24,7 +25,10 @@ namespace slipstream {
 
 HugePages::HugePages(std::shared_ptr<llama_model> model, std::shared_ptr<HugeMemory> memory)
     : model_(std::move(model)), memory_(std::move(memory)), done_(promise_.get_future()), thread_([this] {
-          run();
+          try {
+              run();
+          } catch (const std::exception &) { // out of memory: what is not copied is read as it is
+          }
           model_.reset();
           promise_.set_value();
       }) {}
@@ -40,7 +44,7 @@ namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
 constexpr size_t kPiece =
-    size_t{64} << 20; // replaced at once: few enough that a kernel's limit of mappings is far
+    size_t{64} << 20; // copied at once: few enough that a kernel's limit of mappings is far
 
 struct Range {
     uintptr_t begin, end;
@@ -51,19 +55,44 @@ bool is_mapped(const ggml_tensor * tensor) {
            std::strcmp(ggml_backend_buffer_name(tensor->buffer), "CPU_Mapped") == 0;
 }
 
-// What products read and our kernels arrange. Embeddings are looked up as they are, unless they are the output, too.
+// Whether embeddings are multiplied with, too: the file has no output of its own, and they were not copied to be it.
+bool are_output(const llama_model * model) {
+    int n_outputs = 0, n_embeddings = 0;
+    for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
+        n_outputs += name == "output.weight";
+        n_embeddings += name == "token_embd.weight";
+    }
+    return n_outputs == 0 && n_embeddings == 1;
+}
+
+bool contains(const std::string & name, const char * part) {
+    return name.find(part) != std::string::npos;
+}
+
+// Whether products with a tensor are those that read a copy, see slipstream_use_packed. Embeddings are looked up.
+bool is_multiplied(const llama_model * model, const std::string & name, const ggml_tensor * tensor) {
+    if (contains(name, "token_embd") || contains(name, "embed_tokens")) {
+        return name == "token_embd.weight" && are_output(model);
+    }
+    return tensor->ne[2] == 1 || contains(name, "_exps");
+}
+
+// The weights our kernels arrange, if those are most of what is mapped.
 std::vector<ggml_tensor *> packable(const llama_model * model) {
-    const auto & tensors = llama_internal_get_tensor_map(model);
-    const bool has_output = std::any_of(tensors.begin(), tensors.end(),
-                                        [](const auto & entry) { return entry.first == "output.weight"; });
     std::vector<ggml_tensor *> found;
-    for (const auto & [name, tensor] : tensors) {
-        const bool is_read = name != "token_embd.weight" || !has_output;
-        if (is_read && is_mapped(tensor) && slipstream_packed_size(tensor) > 0) {
+    size_t n_mapped = 0, n_packed = 0;
+    for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
+        if (!is_mapped(tensor)) {
+            continue;
+        }
+        n_mapped += ggml_nbytes(tensor);
+        const size_t size = slipstream_packed_size(tensor);
+        if (size > 0 && is_multiplied(model, name, tensor)) {
+            n_packed += size;
             found.push_back(tensor);
         }
     }
-    return found;
+    return 2 * n_packed > n_mapped ? found : std::vector<ggml_tensor *>();
 }
 
 size_t aligned(size_t bytes) {
@@ -196,8 +225,7 @@ HugeMemory::~HugeMemory() {
     }
 }
 
-void HugePages::pack() {
-    const std::vector<ggml_tensor *> tensors = packable(model_.get());
+void HugePages::pack(const std::vector<ggml_tensor *> & tensors) {
     size_t needed = 0;
     for (const ggml_tensor * tensor : tensors) {
         needed += aligned(slipstream_packed_size(tensor));
@@ -207,14 +235,20 @@ void HugePages::pack() {
         return;
     }
     for (ggml_tensor * tensor : tensors) {
-        if (stop_.load()) {
+        const size_t bytes = slipstream_packed_size(tensor);
+        if (!is_free(bytes)) { // others have taken it meanwhile
             return;
         }
-        slipstream_pack(tensor, at);
+        const int64_t n_pieces = static_cast<int64_t>((bytes + kPiece - 1) / kPiece);
+        for (int64_t i = 0; i < n_pieces; i++) {
+            if (stop_.load()) {
+                return;
+            }
+            slipstream_pack(tensor, at, i, n_pieces);
+        }
         slipstream_use_packed(tensor, at);
         give_back(tensor);
-        const size_t bytes = aligned(slipstream_packed_size(tensor));
-        at += bytes;
+        at += aligned(bytes);
         n_bytes_.fetch_add(bytes, std::memory_order_relaxed);
     }
 }
@@ -243,10 +277,11 @@ void HugePages::run() {
     if (!are_available()) {
         return;
     }
-    if (packable(model_.get()).empty()) {
+    const std::vector<ggml_tensor *> tensors = packable(model_.get());
+    if (tensors.empty()) {
         move();
     } else {
-        pack();
+        pack(tensors);
     }
 }
 

@@ -8,6 +8,7 @@
 #include <future>
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "llama.h"
 
@@ -32,8 +33,8 @@ class HugeMemory {
 };
 
 // Copies the parts of a model that are mapped from its file into huge pages while others read them: weights that our kernels
-// serve as they like them best, into `memory`, which lives as long as the model; or, where they serve none, everything, moved to
-// the same addresses. Linux only; elsewhere, and where memory is short or the kernel has no huge pages for who asks, it
+// serve as they like them best, into `memory`, which lives as long as the model; or, where they serve less than half of the
+// bytes, everything, moved to the same addresses. Linux only; elsewhere, and where memory is short or the kernel has no huge pages for who asks, it
 // does nothing.
 class HugePages {
   public:
@@ -50,7 +51,7 @@ class HugePages {
 
   private:
     void run();
-    void pack();
+    void pack(const std::vector<ggml_tensor *> & tensors);
     void move();
 
     std::shared_ptr<llama_model> model_;

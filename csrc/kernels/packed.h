@@ -1,4 +1,4 @@
-// Weights re-arranged into panels, in as many bytes as in the file: what transposing makes of blocks every time, kept.
+// Weights re-arranged into panels, in about as many bytes as in the file: what transposing makes of blocks every time, kept.
 //
 // A chunk of a panel is 256 columns (or what is left) of its rows, all of it adjacent. The 32-bit words of the rows'
 // blocks come first: word w of block u of all rows is one vector. Half-precision numbers that leave a block's size
@@ -27,10 +27,10 @@ struct Words {
     static constexpr size_t begin = has_half && half_is_first ? 2 : 0;
     static constexpr int n = static_cast<int>(size / 4);
 
-    // Bytes of a chunk of so many blocks of 32 columns. Full ones are whole cache lines.
+    // Bytes of a chunk of so many blocks of 32 columns: whole cache lines.
     static constexpr size_t chunk_size(int n_blocks) {
         const size_t bytes = size * kPanelRows * ((n_blocks * 32 + T::columns - 1) / T::columns);
-        return n_blocks * 32 == kChunk ? (bytes + 63) / 64 * 64 : bytes;
+        return (bytes + 63) / 64 * 64;
     }
 };
 

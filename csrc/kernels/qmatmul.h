@@ -70,11 +70,11 @@ int panel_rows();
 // Computes the results of the panels [first, last), all activation rows. Meanwhile brings the panel `upcoming` into the
 // cache, which the thread computes next; negative: none.
 void multiply(const Product & product, int64_t first_panel, int64_t last_panel, int64_t upcoming = -1);
-// The bytes of a product's weights as pack() arranges them: those of the file's, for some types a line more per 256 columns;
-// 0 if no panel is whole.
+// The bytes of a product's weights as pack() arranges them: those of the file's, with chunks of panels rounded up to cache
+// lines; 0 if no panel is whole, or the type is not served.
 size_t packed_size(const Product & product);
-// Writes the whole panels among [first, last) to their places in `out`, which is for all and aligned to 64 bytes. They take less
-// arithmetic to read than what lies in the file, which is still needed for the weight rows of a last panel that is not whole.
+// Writes the whole panels among [first, last) to their places in `out`, which is for all and best aligned to 64 bytes. They
+// take less arithmetic to read than what lies in the file, which is still needed for the rows of a last panel that is not whole.
 void pack(const Product & product, int64_t first_panel, int64_t last_panel, uint8_t * out);
 // Asks for a panel's memory, which is then read beside other work.
 void bring(const Product & product, int64_t panel);

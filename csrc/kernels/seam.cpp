@@ -87,7 +87,7 @@ kernels::Product product_of(const ggml_tensor * weights, int64_t expert = 0) {
     product.weight_stride = weights->nb[1];
     product.n_columns = weights->ne[0];
     product.n_weights = weights->ne[1];
-    // ggml uses `extra` in buffers of its own arrangement only, whose products do not come here.
+    // ggml has its own use of `extra` in buffers of its own arrangement, whose products do not come here.
     if (const void * packed = __atomic_load_n(&weights->extra, __ATOMIC_ACQUIRE)) {
         product.packed = static_cast<const uint8_t *>(packed) + expert * kernels::packed_size(product);
     }
@@ -160,15 +160,13 @@ void multiply_expert_rows(const ggml_compute_params * params, const ggml_tensor 
 extern "C" {
 
 size_t ggml_tiled_wdata_size(int n_tasks, ggml_tensor * dst) {
-    size_t size = upstream_tiled_wdata_size(n_tasks, dst);
-    if (takes(dst)) {
-        const ggml_tensor * x = dst->src[1];
-        const size_t ours = dst->op == GGML_OP_MUL_MAT_ID
-                                ? n_tasks * expert_scratch_size(dst)
-                                : sizeof(kernels::Activations) * n_rows(x) * kernels::n_chunks(x->ne[0]);
-        size = std::max(size, 64 + ours);
+    if (!takes(dst)) {
+        return upstream_tiled_wdata_size(n_tasks, dst);
     }
-    return size;
+    const ggml_tensor * x = dst->src[1];
+    return 64 + (dst->op == GGML_OP_MUL_MAT_ID
+                     ? n_tasks * expert_scratch_size(dst)
+                     : sizeof(kernels::Activations) * n_rows(x) * kernels::n_chunks(x->ne[0]));
 }
 
 bool ggml_compute_forward_mul_mat_tiled(const ggml_compute_params * params, ggml_tensor * dst) {
@@ -248,11 +246,11 @@ size_t slipstream_packed_size(const ggml_tensor * weights) {
     return is_served(weights) ? weights->ne[2] * kernels::packed_size(product_of(weights)) : 0;
 }
 
-void slipstream_pack(const ggml_tensor * weights, void * out) {
-    for (int64_t i = 0; i < weights->ne[2]; i++) {
-        const kernels::Product product = product_of(weights, i);
-        kernels::pack(product, 0, n_panels(product),
-                      static_cast<uint8_t *>(out) + i * kernels::packed_size(product));
+void slipstream_pack(const ggml_tensor * weights, void * out, int64_t i, int64_t n) {
+    for (int64_t expert = 0; expert < weights->ne[2]; expert++) {
+        const kernels::Product product = product_of(weights, expert);
+        kernels::pack(product, n_panels(product) * i / n, n_panels(product) * (i + 1) / n,
+                      static_cast<uint8_t *>(out) + expert * kernels::packed_size(product));
     }
 }
 

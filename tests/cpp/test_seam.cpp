@@ -70,7 +70,8 @@ std::vector<float> compute(ggml_context * context, ggml_tensor * result, int n_t
     const std::vector<float> found{data, data + ggml_nelements(result)};
     ggml_tensor * weights = result->src[0];
     std::vector<uint8_t> packed(slipstream_packed_size(weights));
-    slipstream_pack(weights, packed.data());
+    slipstream_pack(weights, packed.data(), 0, 2);
+    slipstream_pack(weights, packed.data(), 1, 2);
     slipstream_use_packed(weights, packed.data());
     std::fill_n(static_cast<float *>(result->data), found.size(), -1.0f);
     ggml_graph_compute_with_ctx(context, graph, n_threads);

@@ -42,7 +42,7 @@ def test_tokens_are_the_same_before_while_and_after_it(weights: Path) -> None:
         found.append(context.greedy_loop(1, 12))
     assert found == [before, before]
     if has_huge_pages():
-        assert 0.9 * weights.stat().st_size < moved <= 1.01 * weights.stat().st_size
+        assert 0.9 * weights.stat().st_size < moved <= 1.05 * weights.stat().st_size
     assert model.use_huge_pages() == moved, "once is enough"
 
 

@@ -179,3 +179,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         message = f"{name} is {value!r}; it must be {', '.join(choices)}"
         raise InvalidRequestError(message, param=name)
+
+    @property
+    def uses_huge_pages(self) -> bool:
+        """What `huge_pages` comes to: only mapped weights are copied, and a copy of locked ones would not be locked."""
+        return self.huge_pages and self.mmap and not self.keep_in_memory

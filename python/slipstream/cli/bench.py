@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slipstream.base.limits import MAX_BATCH_SIZE, MAX_THREADS
+from slipstream.base.load_config import LoadConfig
 from slipstream.cli.bench_pair import draft_candidates, pair
 from slipstream.cli.bench_serve import serve
 from slipstream.cli.progress import Progress
@@ -55,9 +56,11 @@ def decode(
         ),
     ] = 0,
     repack: Annotated[
-        bool,
-        typer.Option(help="Let ggml re-arrange weights for this CPU; on x86 servers do not."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Let ggml re-arrange weights for this CPU. Default: as servers of one request at a time do."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON with machine, commit, build and every sample.")
     ] = False,
@@ -77,7 +80,7 @@ def decode(
     path = resolve_model(model)
     from slipstream.native import Model
 
-    loaded = Model(path, repack=repack)
+    loaded = Model(path, repack=LoadConfig(parallel=1, repack=repack).is_repacked)
     loaded.use_huge_pages(wait=True)  # as the engine does
     try:
         with Progress() as progress:
@@ -113,7 +116,9 @@ def step(
     ] = 0,
     repack: Annotated[
         bool,
-        typer.Option(help="Let ggml re-arrange weights for this CPU; on x86 servers do not."),
+        typer.Option(
+            help="Let ggml re-arrange weights for this CPU; servers of several requests at a time do not."
+        ),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON with machine, commit, build and every sample.")

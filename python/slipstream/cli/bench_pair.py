@@ -55,7 +55,7 @@ def pair(
     threads: Annotated[
         int, typer.Option("--threads", "-t", min=0, max=MAX_THREADS, rich_help_panel=_HOW, help="0: physical cores.")
     ] = 0,
-    repack: Annotated[bool, typer.Option(rich_help_panel=_HOW, help="Re-arrange weights for this CPU.")] = False,
+    repack: Annotated[bool, typer.Option(rich_help_panel=_HOW, help="Let ggml re-arrange weights.")] = False,
     verify: Annotated[str, typer.Option(rich_help_panel=_HOW, help="exact or distribution, as `serve`.")] = "exact",
     seed: Annotated[int, typer.Option(min=0, rich_help_panel=_HOW, help="Of random numbers.")] = 0,
     report: Annotated[

@@ -135,7 +135,7 @@ def serve(
     repack: Annotated[
         bool | None,
         typer.Option(
-            help="Let ggml re-arrange weights for this CPU: a copy; on x86 slower than as they are. Default: with "
+            help="Let ggml re-arrange weights for this CPU: a copy; on x86 our kernels are quicker. Default: with "
             "--parallel 1 on other CPUs.",
         ),
     ] = None,

@@ -230,8 +230,8 @@ class LlamaRunner(LlamaText):
         self.pictures = PictureReader(projector, marker)
 
     def use_huge_pages(self, *, wait: bool) -> None:
-        """Copy the weights into huge pages where the configuration has it; a copy of locked ones would be unlocked."""
-        if self._config.huge_pages and self._config.mmap and not self._config.keep_in_memory:
+        """Copy the weights into huge pages where the configuration has it."""
+        if self._config.uses_huge_pages:
             for model in (self._model, self._draft_model):
                 if model is not None:
                     model.use_huge_pages(wait)
@@ -260,6 +260,7 @@ class LlamaRunner(LlamaText):
             "threads": self._num_threads,
             "gpu_layers": config.gpu_layers,
             "repack": config.is_repacked,
+            "huge_pages": config.uses_huge_pages,
             "flash_attention": config.flash_attention,
             "kv_type": config.kv_type,
             "offload_kv_cache": config.offload_kv_cache,

@@ -49,3 +49,9 @@ def test_ggml_rearranges_weights_where_our_kernels_do_not_run(
     assert LoadConfig(parallel=parallel).is_repacked == is_repacked
     for wanted in (True, False):
         assert LoadConfig(parallel=parallel, repack=wanted).is_repacked == wanted
+
+
+def test_huge_pages_are_for_weights_that_are_mapped_and_not_locked():
+    assert LoadConfig().uses_huge_pages
+    for settings in ({"huge_pages": False}, {"mmap": False}, {"keep_in_memory": True}):
+        assert not LoadConfig(**settings).uses_huge_pages

@@ -6,6 +6,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from slipstream.base.load_config import LoadConfig
 from slipstream.benchmark import decode, report, step
 from slipstream.benchmark.decode import DecodeResult
 from slipstream.benchmark.step import EngineCosts, StepResult
@@ -134,8 +135,9 @@ def test_the_step_table_shows_what_the_engine_begins_with(bench):
 
 
 def test_weights_are_repacked_as_asked_for(bench):
-    assert not bench("m.gguf")["model"].repack
+    assert not bench("m.gguf", "--no-repack")["model"].repack
     assert bench("m.gguf", "--repack")["model"].repack
+    assert bench("m.gguf")["model"].repack == LoadConfig(parallel=1).is_repacked
     assert not bench("m.gguf", command="step")["model"].repack
     assert "ggml's repack" in bench("m.gguf", "--repack", command="step")["result"].stdout
 
