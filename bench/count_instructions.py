@@ -1,7 +1,7 @@
 """Instructions of a matrix product, counted by callgrind: exact on any machine.
 
-Ours has its weights as they lie in a file and packed, as they are once they were copied into huge pages; upstream's as in
-the file and repacked. Everything is built for AVX2, as valgrind knows no AVX-512, in build/avx2 (a minute or two the
+Ours has its weights as they lie in a file and packed, as they are once they were copied into huge pages; upstream's as
+in the file and repacked. Everything is built for AVX2, as valgrind knows no AVX-512, in build/avx2 (a minute or two the
 first time). A product is a whole ggml operation on one thread, activations quantized and all. Figures are instructions
 per 1000 multiply-adds. Needs valgrind and its headers.
 
@@ -82,8 +82,11 @@ def main() -> None:
             counts[f"{type_name}, {rows} rows"] = found
             figures = "  ".join(f"{arm} {figure:7.1f}" for arm, figure in found.items())
             best = min(figure for arm, figure in found.items() if arm.startswith("upstream"))
-            print(f"{type_name:7} {rows:4} rows  {figures}   packed / the fewer of upstream {found['packed'] / best:.2f}",
-                  flush=True)  # fmt: skip
+            share = found["packed"] / best
+            print(
+                f"{type_name:7} {rows:4} rows  {figures}   packed / the fewer of upstream {share:.2f}",
+                flush=True,
+            )
     if arguments.json:
         report = {"provenance": provenance(), "columns": arguments.columns, "weights": arguments.weights,
                   "instructions_per_1000_macs": counts}  # fmt: skip

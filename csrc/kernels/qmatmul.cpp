@@ -501,9 +501,7 @@ void bring(const Product & product, int64_t panel) {
 
 size_t packed_size(const Product & product) {
     const Functions * functions = find_functions(product.type);
-    return functions == nullptr
-               ? 0
-               : product.n_weights / kPanelRows * functions->packed_panel_size(product);
+    return functions == nullptr ? 0 : product.n_weights / kPanelRows * functions->packed_panel_size(product);
 }
 void pack(const Product & product, int64_t first_panel, int64_t last_panel, uint8_t * out) {
     for (int64_t panel = first_panel; panel < last_panel && is_whole(product, panel); panel++) {

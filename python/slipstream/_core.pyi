@@ -44,9 +44,9 @@ class Model:
         """
         Copy the weights that are mapped from the file into huge pages, while they are used.
 
-        The copy is arranged for the matrix kernels, which read it with less work; results keep their bits. Linux only.
-        Nothing happens on other systems, where transparent huge pages are switched off, and where less than twice the
-        weights is free.
+        The copy is arranged for the matrix kernels, which read it with less work; results keep their bits. Where they serve
+        less than half of the bytes, all are moved as they are. Linux only. Nothing happens on other systems, where
+        transparent huge pages are switched off, and where less than twice the weights is free.
 
         Args:
             wait: Return when it is done; about a second for each GB. Else it goes on in the background.

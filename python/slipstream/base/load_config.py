@@ -166,6 +166,11 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
             return self.parallel == 1 and machine().lower() not in ("x86_64", "amd64")
         return self.repack
 
+    @property
+    def uses_huge_pages(self) -> bool:
+        """What `huge_pages` comes to: only mapped weights are copied; a copy of locked ones would not be locked."""
+        return self.huge_pages and self.mmap and not self.keep_in_memory
+
 
 def with_layers(config: LoadConfig, num_layers: int) -> LoadConfig:
     """Return the config with `gpu_layers` for a model of so many layers, where it says a `gpu_ratio`."""
@@ -179,8 +184,3 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         message = f"{name} is {value!r}; it must be {', '.join(choices)}"
         raise InvalidRequestError(message, param=name)
-
-    @property
-    def uses_huge_pages(self) -> bool:
-        """What `huge_pages` comes to: only mapped weights are copied, and a copy of locked ones would not be locked."""
-        return self.huge_pages and self.mmap and not self.keep_in_memory
