@@ -11,9 +11,7 @@
 // Integer sums are exact, and floats see what `tile` does to them in its order: results are bit-identical.
 #pragma once
 
-#include "ahead.h"
-#include "packed.h"
-#include "qmatmul.h"
+#include "tile.h"
 
 namespace slipstream::kernels {
 inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
@@ -37,18 +35,6 @@ struct RowBytes : Rows {
         out[3] = interleave_high64(high01, high23);
     }
 };
-
-// A chunk's integers times the scales of the weights: of all columns, or of columns and minima.
-inline FloatVector scaled(IntVector sum, FloatVector d) {
-    return multiply(to_float(sum), d);
-}
-inline FloatVector scaled(IntVector sum, FloatVector d, IntVector minima, FloatVector minus_d_min) {
-    return multiply_add(to_float(minima), minus_d_min, scaled(sum, d));
-}
-// Adds them, times the scale of the activations.
-inline FloatVector add_chunk(FloatVector scaled, const Activations & x, FloatVector acc) {
-    return multiply_add(scaled, broadcast_f(x.d[0]), acc);
-}
 
 inline IntVector sum_of_four(const IntVector (&v)[4]) {
     const IntVector a = add(interleave_low32(v[0], v[1]), interleave_high32(v[0], v[1]));
