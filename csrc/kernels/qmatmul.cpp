@@ -23,7 +23,7 @@ inline namespace SLIPSTREAM_KERNELS_NAMESPACE {
 
 namespace {
 
-constexpr int64_t kMaxRows = 256; // activation rows whose partial sums are kept while a panel is decoded once
+constexpr int64_t kMaxRows = 512; // activation rows whose partial sums are kept while a panel is decoded once
 // Where there are many, panels that take turns with a chunk's activations, which then come from a near cache but once,
 // and whose results for a row lie together.
 constexpr int64_t kManyRows = 8, kMaxPanels = 4;
