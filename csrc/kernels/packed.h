@@ -263,13 +263,26 @@ struct Packed<IQ4_XS> : PackedWords<IQ4_XS> {
     }
 };
 
+template <typename T>
+SLIPSTREAM_INLINE void unpack_block(const Packed<T> & packed, int b, Panel & panel) {
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; k++) {
+        store_i(panel.q[b][k], packed.step(b, k));
+    }
+}
+
 // For many activation rows: a packed chunk as a panel.
 template <typename T>
 void unpack(const Packed<T> & packed, int n_blocks, Panel & panel) {
-    for (int b = 0; b < n_blocks; b++) {
+    if constexpr (T::columns ==
+                  kChunk) { // where a block is in it decides about shifts, which must be constants
 #pragma GCC unroll 8
-        for (int k = 0; k < 8; k++) {
-            store_i(panel.q[b][k], packed.step(b, k));
+        for (int b = 0; b < kChunk / 32; b++) {
+            unpack_block(packed, b, panel);
+        }
+    } else {
+        for (int b = 0; b < n_blocks; b++) {
+            unpack_block(packed, b, panel);
         }
     }
     if constexpr (T::integer_scales) {
