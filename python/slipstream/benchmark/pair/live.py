@@ -84,7 +84,11 @@ def load_host(
         ContextCreateError: the machine cannot hold the context.
     """
     host = EngineHost.load(target, load_config(draft, settings, context_length, parallel))
-    host.lend(lambda runner: runner.settle())
+    try:
+        host.lend(lambda runner: runner.settle())
+    except BaseException:
+        host.close()
+        raise
     return host
 
 
