@@ -95,10 +95,6 @@ std::vector<ggml_tensor *> packable(const llama_model * model) {
     return 2 * n_packed > n_mapped ? found : std::vector<ggml_tensor *>();
 }
 
-size_t aligned(size_t bytes) {
-    return (bytes + 63) / 64 * 64;
-}
-
 // The system may have the pages back that lie wholly within a tensor; they can be read again.
 void give_back(const ggml_tensor * tensor) {
     constexpr uintptr_t kSmallPage = 4096;
@@ -228,7 +224,7 @@ HugeMemory::~HugeMemory() {
 void HugePages::pack(const std::vector<ggml_tensor *> & tensors) {
     size_t needed = 0;
     for (const ggml_tensor * tensor : tensors) {
-        needed += aligned(slipstream_packed_size(tensor));
+        needed += slipstream_packed_size(tensor);
     }
     char * at = is_free(needed) ? memory_->allocate(needed) : nullptr;
     if (at == nullptr) {
@@ -248,7 +244,7 @@ void HugePages::pack(const std::vector<ggml_tensor *> & tensors) {
         }
         slipstream_use_packed(tensor, at);
         give_back(tensor);
-        at += aligned(bytes);
+        at += bytes;
         n_bytes_.fetch_add(bytes, std::memory_order_relaxed);
     }
 }

@@ -34,8 +34,8 @@ class HugeMemory {
 
 // Copies the parts of a model that are mapped from its file into huge pages while others read them: weights that our kernels
 // serve as they like them best, into `memory`, which lives as long as the model; or, where they serve less than half of the
-// bytes, everything, moved to the same addresses. Linux only; elsewhere, and where memory is short or the kernel has no huge pages for who asks, it
-// does nothing.
+// bytes, everything, moved to the same addresses. Linux only; elsewhere, and where memory is short or the kernel has no
+// huge pages for who asks, it does nothing.
 class HugePages {
   public:
     // Begins, on a thread of its own.

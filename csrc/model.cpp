@@ -97,6 +97,13 @@ llama_model_kv_override expert_override(const std::string & path, int32_t num_ex
     return override;
 }
 
+// Frees a model, then what its weights were copied to. Copies are made in `memory`.
+struct FreeModel {
+    std::shared_ptr<HugeMemory> memory = std::make_shared<HugeMemory>();
+
+    void operator()(llama_model * model) const { llama_model_free(model); }
+};
+
 bool on_progress(float fraction, void * data) {
     const auto & progress = *static_cast<const std::function<bool(float)> *>(data);
     return !progress || progress(fraction);
@@ -128,8 +135,7 @@ Model::Model(const std::string & path, const ModelOptions & options,
     params.progress_callback_user_data = const_cast<std::function<bool(float)> *>(&watched);
 
     LogCapture log;
-    model_.reset(llama_model_load_from_file(path.c_str(), params),
-                 [memory = memory_](llama_model * model) { llama_model_free(model); });
+    model_.reset(llama_model_load_from_file(path.c_str(), params), FreeModel());
     if (!model_) {
         const std::string cause = cancelled ? "loading was cancelled" : log.tail("llama.cpp gave no reason");
         throw Error("ModelLoadError", path + ": " + cause, path);
@@ -138,12 +144,12 @@ Model::Model(const std::string & path, const ModelOptions & options,
 }
 
 size_t Model::use_huge_pages(bool wait) {
-    const std::shared_ptr<llama_model> held = handle();
     std::shared_ptr<HugePages> pages;
     {
         std::lock_guard<std::mutex> lock(mutex_);
+        const std::shared_ptr<llama_model> & model = open_model();
         if (!huge_pages_) {
-            huge_pages_ = std::make_shared<HugePages>(held, memory_);
+            huge_pages_ = std::make_shared<HugePages>(model, std::get_deleter<FreeModel>(model)->memory);
         }
         pages = huge_pages_;
     }
@@ -171,6 +177,10 @@ bool Model::is_closed() const {
 
 std::shared_ptr<llama_model> Model::handle() const {
     std::lock_guard<std::mutex> lock(mutex_);
+    return open_model();
+}
+
+const std::shared_ptr<llama_model> & Model::open_model() const {
     if (!model_) {
         throw Error("ClosedError", "the model " + path_ + " is closed");
     }

@@ -73,13 +73,14 @@ class Model {
 
   private:
     void check_vocabulary() const;
+    // As handle(); the lock is held.
+    const std::shared_ptr<llama_model> & open_model() const;
 
     std::string path_;
     bool vocab_only_;
     uint64_t fingerprint_;
     pid_t pid_;
-    mutable std::mutex mutex_;                                            // over model_
-    std::shared_ptr<HugeMemory> memory_ = std::make_shared<HugeMemory>(); // freed after the model
+    mutable std::mutex mutex_; // over model_
     std::shared_ptr<llama_model> model_;
     std::shared_ptr<HugePages> huge_pages_; // over mutex_, too
 };

@@ -10,7 +10,7 @@ extern "C" {
 // The instruction set of the kernels in use; null if upstream computes everything.
 const char * slipstream_kernels_isa(void);
 bool slipstream_kernels_serve(enum ggml_type type);
-// The bytes of a copy of weights that is arranged for the kernels; 0 if they gain nothing by one. One matrix, or several of
+// The bytes of a copy of weights that is arranged for the kernels, whole cache lines; 0 if they gain nothing by one. One matrix, or several of
 // which products choose (experts).
 size_t slipstream_packed_size(const struct ggml_tensor * weights);
 // Writes part i of n of it.

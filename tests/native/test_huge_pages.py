@@ -50,6 +50,19 @@ def test_weights_that_are_not_mapped_stay_where_they_are(demo_model: Path) -> No
     assert Model(demo_model, repack=False, mmap=False).use_huge_pages(wait=True) == 0
 
 
+@pytest.mark.skipif(not has_huge_pages(), reason="no huge pages here")
+def test_a_closed_model_gives_the_copy_back(weights: Path) -> None:
+    def own_bytes() -> int:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.split("RssAnon:")[1].split()[0])
+
+    model = Model(weights, repack=False)
+    copied = model.use_huge_pages(wait=True)
+    before = own_bytes()
+    model.close()
+    assert before - own_bytes() > 0.9 * copied > 0
+
+
 def test_a_model_can_be_closed_meanwhile(demo_model: Path) -> None:
     for _ in range(5):
         model = Model(demo_model, repack=False)
