@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slipstream.base.limits import MAX_BATCH_SIZE, MAX_THREADS
-from slipstream.base.load_config import LoadConfig
 from slipstream.cli.bench_pair import draft_candidates, pair
 from slipstream.cli.bench_serve import serve
 from slipstream.cli.progress import Progress
@@ -78,6 +77,7 @@ def decode(
         threads=threads,
     )
     path = resolve_model(model)
+    from slipstream.base.load_config import LoadConfig
     from slipstream.native import Model
 
     loaded = Model(path, repack=LoadConfig(parallel=1, repack=repack).is_repacked)
