@@ -76,7 +76,7 @@ Bytes bytes_of_panel(const Product & p, int64_t panel) {
             static_cast<int64_t>(n * p.weight_stride)};
 }
 
-// What corresponds to a chunk of so many blocks in a panel that comes next.
+// What corresponds to a chunk in a panel that comes next.
 class Upcoming {
   public:
     Upcoming() = default;
